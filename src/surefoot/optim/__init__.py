@@ -1,0 +1,10 @@
+"""Drop-in optimizers: torch.optim's names, arguments and state_dict, run by surefoot's engine."""
+
+from surefoot.optim.adagrad import Adagrad
+from surefoot.optim.adam import Adam, AdamW
+from surefoot.optim.optimizer import Optimizer
+from surefoot.optim.registry import create, names
+from surefoot.optim.rmsprop import RMSprop
+from surefoot.optim.sgd import SGD
+
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "create", "names"]

@@ -1,0 +1,138 @@
+"""The base of every surefoot optimizer: a torch.optim.Optimizer whose step is the engine's."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from surefoot.engine import reference
+from surefoot.engine.update import Update
+from surefoot.errors import UserError
+from surefoot.rules.rule import Rule
+
+Group = dict[str, Any]
+
+
+def _light(method: str) -> Callable[..., Any]:
+    """torch's own method, without the 1.1 s import of torch._dynamo that its decorator does at the first call.
+
+    Where torch._dynamo is loaded already, the decorated method runs, so nothing changes for torch.compile.
+    """
+    decorated = getattr(torch.optim.Optimizer, method)
+    plain = inspect.unwrap(decorated)
+
+    @functools.wraps(plain)
+    def call(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
+        return (decorated if "torch._dynamo" in sys.modules else plain)(self, *args, **kwargs)
+
+    return call
+
+
+class Optimizer(torch.optim.Optimizer):
+    """What all optimizers share: groups, their checks, and the step.
+
+    A subclass names its hyper-parameters in `defaults` and says in `rule` which update rule a group takes.
+
+    positive: hyper-parameters that must be 0 or more
+    fractions: hyper-parameters (numbers or tuples of them) that must be at least 0 and less than 1
+    """
+
+    positive: ClassVar[tuple[str, ...]] = ("lr", "eps", "weight_decay")
+    fractions: ClassVar[tuple[str, ...]] = ()
+
+    zero_grad = _light("zero_grad")
+    state_dict = _light("state_dict")
+    load_state_dict = _light("load_state_dict")
+
+    def __init__(self, params: ParamsT, **defaults: Any) -> None:
+        self._check(defaults)
+        super().__init__(params, defaults)
+
+    def rule(self, group: Group) -> Rule:
+        """The update rule for a group with these options."""
+        raise NotImplementedError
+
+    def decoupled(self, group: Group) -> bool:
+        """Whether weight decay acts on the parameter itself (AdamW) instead of through the gradient (L2)."""
+        return False
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters; what it does not set is taken from the defaults."""
+        if isinstance(cast(Any, param_group), dict):  # else torch says what it wants
+            self._check({**self.defaults, **param_group})
+        _light("add_param_group")(self, param_group)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Move every parameter that has a gradient. Returns what `closure`, if given, returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            updates = [self._update(group) for group in self.param_groups]  # all are checked before any moves
+            for update in updates:
+                reference.run(update)
+        return loss
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take up a pickled or loaded state, older torch checkpoints included; refuse it before anything changes."""
+        defaults = state.get("defaults") or self.defaults
+        for group in state["param_groups"]:
+            for name, value in defaults.items():
+                group.setdefault(name, value)
+            self._check(group)
+        super().__setstate__(state)
+        for kept in self.state.values():
+            if "step" in kept and not isinstance(kept["step"], Tensor):
+                kept["step"] = torch.tensor(float(kept["step"]))
+
+    def _update(self, group: Group) -> Update:
+        rule = self.rule(group)
+        params = [p for p in group["params"] if p.grad is not None]
+        grads: list[Tensor] = [p.grad for p in params]
+        for g in grads:
+            if g.layout != torch.strided:
+                raise UserError(
+                    f"{type(self).__name__} does not take sparse gradients yet: build the embedding with sparse=False"
+                )
+        return Update(
+            rule,
+            params,
+            grads,
+            [self.state[p] for p in params] if rule.states or rule.counted else [{} for _ in params],
+            {name: _value(group, name) for name in (*rule.hyper, *rule.start.values())},
+            group["lr"],
+            group["weight_decay"],
+            self.decoupled(group),
+            group["maximize"],
+            group["differentiable"],
+        )
+
+    def _check(self, group: Group) -> None:
+        """Refuse hyper-parameters out of range, and options that are not there yet."""
+        for name in self.positive:
+            if name in group and not group[name] >= 0:
+                raise self._refusal(name, group[name], "it must be 0 or more")
+        for name in self.fractions:
+            values = group[name] if isinstance(group[name], tuple | list) else (group[name],)
+            if not all(0 <= value < 1 for value in cast("tuple[float, ...]", values)):
+                raise self._refusal(name, group[name], "it must be at least 0 and less than 1")
+        if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
+            raise self._refusal("lr", group["lr"], "a tensor learning rate must hold one element")
+        if group.get("capturable"):
+            raise self._refusal("capturable", True, "CUDA graphs are not supported yet, leave it False")
+
+    def _refusal(self, name: str, value: object, why: str) -> UserError:
+        return UserError(f"{type(self).__name__}: {name}={value}: {why}")
+
+
+def _value(group: Group, name: str) -> Any:
+    """A hyper-parameter by the name that rules use; `beta1` and `beta2` lie in `betas`."""
+    return group["betas"][int(name[-1]) - 1] if name.startswith("beta") else group[name]

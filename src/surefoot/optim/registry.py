@@ -1,0 +1,84 @@
+"""Optimizers by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from surefoot.errors import unknown
+from surefoot.optim.adagrad import Adagrad
+from surefoot.optim.adam import Adam, AdamW
+from surefoot.optim.optimizer import Optimizer
+from surefoot.optim.rmsprop import RMSprop
+from surefoot.optim.sgd import SGD
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A name of the registry: the class behind it, the usual learning rate, and what the name sets besides."""
+
+    factory: type[Optimizer]
+    lr: float
+    preset: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every option that `create` takes for this name, with its default."""
+        parameters = inspect.signature(self.factory).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.name != "params"}
+        return {**defaults, "lr": self.lr, **self.preset}
+
+
+# rates: the usual first try (the guide, section 4: 0.001 for Adam, 0.01 for SGD), not torch's defaults
+REGISTRY: dict[str, Entry] = {
+    "sgd": Entry(SGD, 1e-2),
+    "sgd-momentum": Entry(SGD, 1e-2, {"momentum": 0.9}),
+    "adam": Entry(Adam, 1e-3),
+    "adamw": Entry(AdamW, 1e-3),
+    "rmsprop": Entry(RMSprop, 1e-3),
+    "adagrad": Entry(Adagrad, 1e-2),
+}
+
+
+def names() -> list[str]:
+    """The names that `create` knows.
+
+    >>> names()
+    ['adagrad', 'adam', 'adamw', 'rmsprop', 'sgd', 'sgd-momentum']
+    """
+    return sorted(REGISTRY)
+
+
+def entry(name: str) -> Entry:
+    """Look a name up; an unknown one is refused with the nearest that is known."""
+    if name not in REGISTRY:
+        raise unknown("optimizer", name, REGISTRY)
+    return REGISTRY[name]
+
+
+def create(name: str, model: nn.Module | Iterable[Any], **options: Any) -> Optimizer:
+    """An optimizer by name, for a model or for an iterable of parameters or groups.
+
+    Args:
+        name: one of `names()`
+        model: a module, whose parameters are taken with their names, or whatever torch.optim takes
+        options: keyword arguments of the optimizer's class; what is not given is as the registry says
+
+    Raises:
+        UserError: for an unknown name or option (with a suggestion), or a value out of range
+
+    >>> import torch, surefoot as sf
+    >>> opt = sf.optim.create("sgd-momentum", torch.nn.Linear(3, 1), lr=0.05)
+    >>> opt.param_groups[0]["momentum"], opt.param_groups[0]["param_names"]
+    (0.9, ['weight', 'bias'])
+    """
+    chosen = entry(name)
+    for option in options:
+        if option not in chosen.options:
+            raise unknown(f"option of {name}", option, chosen.options)
+    params = model.named_parameters() if isinstance(model, nn.Module) else model
+    return chosen.factory(params, **{"lr": chosen.lr, **chosen.preset, **options})

@@ -1,0 +1,76 @@
+"""The small object that writes a schedule's values into an optimizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from surefoot.errors import UserError
+from surefoot.schedule.shapes import Schedule
+from surefoot.schedule.text import parse
+
+
+class Driver:
+    """Drives an optimizer's learning rates: group["lr"] = group["initial_lr"] * lr(time).
+
+    The time is the number of `step` calls. It is the whole state, so resuming needs no more than `load_state_dict`, in
+    any order with the optimizer's own. Nothing of the optimizer is patched.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, lr: Schedule) -> None:
+        self.optimizer = optimizer
+        self.lr = lr
+        self.time = 0
+        self._write()
+
+    def step(self) -> None:
+        """One unit of time has passed: after each epoch, or after each optimizer step, as the schedule is meant."""
+        self.time += 1
+        self._write()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"time": self.time}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.time = int(state["time"])
+        self._write()
+
+    def _write(self) -> None:
+        factor = self.lr(self.time)
+        for group in self.optimizer.param_groups:
+            lr = group["lr"]
+            base = group.setdefault("initial_lr", float(lr))  # the name that torch's schedulers use
+            if isinstance(lr, torch.Tensor):
+                lr.fill_(base * factor)
+            else:
+                group["lr"] = base * factor
+
+
+def drive(optimizer: torch.optim.Optimizer, lr: Schedule | str, total: float | None = None) -> Driver:
+    """Let a schedule set an optimizer's learning rates; it writes lr(0) at once.
+
+    Args:
+        optimizer: any torch optimizer
+        lr: the schedule, or its text form; its bare numbers count calls of `step()`
+        total: how many calls of `step()` the run will make; needed by a shape without a length
+
+    Raises:
+        UserError: for a text that is no schedule, or a shape without a length where total is not given
+
+    >>> import torch, surefoot as sf
+    >>> opt = sf.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5)
+    >>> sched = sf.schedule.drive(opt, lr=sf.schedule.linear(0.1, 1, 5) >> sf.schedule.cosine(), total=200)
+    >>> for epoch in range(5):
+    ...     opt.step(); sched.step()
+    >>> opt.param_groups[0]["lr"]
+    0.5
+    """
+    schedule = parse(lr) if isinstance(lr, str) else lr
+    if total is not None:
+        schedule = schedule.over(total)
+    if schedule.incomplete:
+        raise UserError(f"the schedule {schedule} lasts for the rest of the run: say how long that is with total=")
+    return Driver(optimizer, schedule)
+
+
