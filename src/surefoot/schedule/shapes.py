@@ -30,7 +30,8 @@ from surefoot.errors import UserError
 class Schedule:
     """A function of time, and how it combines with others. Frozen, hashable; its `repr` is its text form."""
 
-    length: float | None
+    parts: tuple[Shape, ...]  # the shapes it is made of, in their order
+    length: float | None  # how long it lasts; None: for the rest of the run
     incomplete: bool  # whether its form depends on a length that it has not got
 
     def __call__(self, t: float) -> float:
@@ -41,14 +42,12 @@ class Schedule:
         """This schedule for its length, then `other`."""
         if not isinstance(other, Schedule):  # pyright: ignore[reportUnnecessaryIsInstance]
             return NotImplemented
-        return Chain((*self._parts(), *other._parts()))
+        return Chain((*self.parts, *other.parts))
 
     def over(self, total: float) -> Schedule:
         """This schedule for a run of length `total`: what had no length lasts to the end."""
         raise NotImplementedError
 
-    def _parts(self) -> tuple[Shape, ...]:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,10 +88,15 @@ class Shape(Schedule):
         """The factor as plain Python in t, math and, where the shape has no length, the expression `rest`."""
         raise NotImplementedError
 
+    def text_length(self, rest: str) -> str:
+        """The length as plain Python: a number, or `rest` where the shape has none."""
+        return rest if self.length is None else _number(self.length)
+
     def over(self, total: float) -> Shape:
         return self if self.length is not None else replace(self, length=total)
 
-    def _parts(self) -> tuple[Shape, ...]:
+    @property
+    def parts(self) -> tuple[Shape, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return (self,)
 
     def _span(self) -> float:
@@ -170,7 +174,7 @@ class Linear(Shape):
         return self.start * (1 - share) + self.end * share
 
     def formula(self, rest: str) -> str:
-        share = f"min(t / {_length(self, rest)}, 1)"
+        share = f"min(t / {self.text_length(rest)}, 1)"
         return f"{_number(self.start)} + {_number(self.end - self.start)} * {share}"
 
 
@@ -194,7 +198,7 @@ class Cosine(Shape):
         return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * t / self._span())) / 2
 
     def formula(self, rest: str) -> str:
-        wave = f"(1 + math.cos(math.pi * min(t / {_length(self, rest)}, 1))) / 2"
+        wave = f"(1 + math.cos(math.pi * min(t / {self.text_length(rest)}, 1))) / 2"
         return wave if self.floor == 0 else f"{_number(self.floor)} + {_number(1 - self.floor)} * {wave}"
 
 
@@ -235,9 +239,6 @@ class Chain(Schedule):
     def _before(self) -> float:
         return sum(part._span() for part in self.parts[:-1])
 
-    def _parts(self) -> tuple[Shape, ...]:
-        return self.parts
-
     def __repr__(self) -> str:
         return " >> ".join(map(repr, self.parts))
 
@@ -246,9 +247,6 @@ def _number(value: Any) -> str:
     """A number as a person writes it: 1 for 1.0, but exact."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e16 else repr(value)
 
-
-def _length(shape: Shape, rest: str) -> str:
-    return rest if shape.length is None else _number(shape.length)
 
 
 constant, step, linear, cosine = Constant, Step, Linear, Cosine

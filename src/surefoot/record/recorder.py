@@ -1,0 +1,66 @@
+"""Writing signals while a training goes on: to the run's record, and to TensorBoard."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surefoot.record.run import Run
+from surefoot.record.store import Row, Store
+
+log = logging.getLogger("surefoot")
+
+
+class Recorder:
+    """Takes the signals of each step and writes them in batches; a context manager.
+
+    A signal may be a tensor on any device. It is read when the batch is written, so that a step never waits for a GPU.
+
+    Args:
+        run: the run to write to
+        step: the step that the run goes on from; what was recorded after it is cut off
+    """
+
+    def __init__(self, run: Run, step: int = 0) -> None:
+        self.store = Store(run.dir / "record.sqlite")
+        self.store.cut(step)
+        self.pending: list[tuple[int, Mapping[str, float | Tensor]]] = []
+        self.writer = None
+        if importlib.util.find_spec("tensorboard") is None:
+            log.warning("no TensorBoard log: it needs pip install 'surefoot[tensorboard]'")
+        else:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer: Any = SummaryWriter(str(run.dir / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def add(self, step: int, signals: Mapping[str, float | Tensor]) -> None:
+        """Take the signals of one step."""
+        self.pending.append((step, signals))
+
+    def read(self) -> list[Row]:
+        """What was added since the last `write`, as numbers; waits for the device."""
+        flat = [(step, name, value) for step, signals in self.pending for name, value in signals.items()]
+        tensors = [value for _, _, value in flat if isinstance(value, Tensor)]
+        numbers = iter(torch.stack([t.detach().double().reshape(()) for t in tensors]).tolist() if tensors else ())
+        return [(step, name, next(numbers) if isinstance(value, Tensor) else value) for step, name, value in flat]
+
+    def write(self, rows: list[Row]) -> None:
+        """Write what `read` gave."""
+        self.store.add(rows)
+        if self.writer is not None:
+            for step, name, value in rows:
+                self.writer.add_scalar(name, value, step)
+        self.pending.clear()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.store.close()
+        if self.writer is not None:
+            self.writer.close()

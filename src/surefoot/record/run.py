@@ -1,0 +1,138 @@
+"""One training on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from torch import nn
+
+from surefoot.errors import UserError, unknown
+from surefoot.record import checkpoint, files
+from surefoot.record.checkpoint import Checkpoint
+from surefoot.record.store import Store
+from surefoot.task.load import fingerprint
+from surefoot.task.recipe import Recipe
+from surefoot.task.task import Task
+
+
+class Run:
+    """A run's directory.
+
+        recipe.toml        how it was trained
+        task.json          what was trained: the task's name or path, its file and that file's hash
+        record.sqlite      every signal at every step
+        tensorboard/       the same for TensorBoard, where that is installed
+        checkpoints/       the best and the last, see `surefoot.record.checkpoint`
+        summary.json       how it ended
+
+    Args:
+        dir: the directory
+
+    Raises:
+        UserError: where there is no run
+    """
+
+    def __init__(self, dir: str | Path) -> None:
+        self.dir = Path(dir)
+        if not Run.exists(self.dir):
+            raise UserError(f"there is no run in {self.dir}")
+
+    @staticmethod
+    def exists(dir: Path) -> bool:
+        return (dir / "recipe.toml").is_file()
+
+    @classmethod
+    def create(cls, dir: Path, task: Task, recipe: Recipe) -> Run:
+        """Begin a run in an empty or new directory."""
+        refuse_used(dir)
+        (dir / "checkpoints").mkdir(parents=True)
+        described = {"task": task.name, "source": str(task.source or ""), "sha256": fingerprint(task)}
+        files.write_text(dir / "task.json", json.dumps(described, indent=1))
+        files.write_text(dir / "recipe.toml", recipe.to_toml())
+        return cls(dir)
+
+    def discard(self) -> None:
+        """Remove the run, as if it had never begun."""
+        rmtree(self.dir)
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it was trained."""
+        return Recipe.load(self.dir / "recipe.toml")
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What was trained: `task` (name or path), `source` (file) and `sha256` (of the file)."""
+        return json.loads((self.dir / "task.json").read_text(encoding="utf-8"))
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """How it ended; empty while it is under way."""
+        path = self.dir / "summary.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    @property
+    def best(self) -> Checkpoint | None:
+        """The checkpoint with the best validation; None before the first."""
+        return self._checkpoint("best")
+
+    @property
+    def last(self) -> Checkpoint | None:
+        """The newest checkpoint; None before the first."""
+        return self._checkpoint("last")
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has been recorded yet."""
+        with closing(Store(self.dir / "record.sqlite")) as store:
+            return not store.names()
+
+    def signal(self, name: str) -> list[tuple[int, float]]:
+        """A signal as (step, value) pairs, such as "train/loss"; the first step is 1."""
+        with closing(Store(self.dir / "record.sqlite")) as store:
+            names = store.names()
+            if name not in names:
+                raise unknown("signal", name, names)
+            return store.read(name)
+
+    def save(self, model: nn.Module, state: Any, epoch: int, step: int, values: Mapping[str, float], best: bool) -> None:
+        """Save a checkpoint as the last one, and as the best one if it is; forget those that are neither."""
+        name = f"epoch-{epoch:04d}-step-{step:08d}"
+        folder = self.dir / "checkpoints"
+        index = self._index()
+        if name not in index.values():  # else this very moment is saved already
+            rmtree(folder / name, ignore_errors=True)  # a crash may have left it before the index named it
+            checkpoint.save(folder / name, model, state, epoch, step, values)
+        index |= {"last": name, **({"best": name} if best else {})}
+        files.write_text(folder / "index.json", json.dumps(index, indent=1))
+        for old in folder.glob("epoch-*"):
+            if old.name not in index.values():
+                rmtree(old)
+
+    def finish(self, facts: Mapping[str, Any]) -> None:
+        """Write the summary."""
+        files.write_text(self.dir / "summary.json", json.dumps(facts, indent=1))
+
+    def _index(self) -> dict[str, str]:
+        path = self.dir / "checkpoints" / "index.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def _checkpoint(self, which: str) -> Checkpoint | None:
+        name = self._index().get(which)
+        return checkpoint.load(self.dir / "checkpoints" / name) if name else None
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.dir)!r})"
+
+
+def refuse_used(dir: Path) -> None:
+    """Refuse a directory that a run cannot begin in."""
+    if Run.exists(dir):
+        raise UserError(f"{dir} already holds a run: resume it (--resume), or choose another name (--dir)")
+    if dir.exists() and (not dir.is_dir() or any(dir.iterdir())):
+        raise UserError(f"{dir} exists and is no empty directory: choose another name (--dir)")

@@ -1,0 +1,105 @@
+"""A recipe as plain PyTorch code: the guide's complete template (section 7), filled in."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from surefoot.optim import registry
+from surefoot.schedule import parse
+
+if TYPE_CHECKING:
+    from surefoot.task.recipe import Recipe
+
+TEMPLATE = """\
+import math
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+
+def train(make_model, criterion, train_set, val_set, device="cpu"):
+    torch.manual_seed({seed})
+    model = make_model().to(device)
+    train_loader = DataLoader(train_set, batch_size={batch_size}, shuffle=True)
+    val_loader = DataLoader(val_set, batch_size={batch_size})
+
+    optimizer = torch.optim.{optimizer}(model.parameters(), {arguments})
+    total = {total}
+
+    def factor(t):
+        # {schedule}, in {unit}s
+{factor}
+
+    scheduler = LambdaLR(optimizer, factor)
+    best = math.inf
+
+    for epoch in range({epochs}):
+        model.train()
+        for inputs, targets in train_loader:
+            inputs, targets = inputs.to(device), targets.to(device)
+
+            optimizer.zero_grad()
+            outputs = model(inputs)
+            loss = criterion(outputs, targets)
+            loss.backward()
+{after_backward}
+        model.eval()
+        loss_sum = count = 0
+        with torch.no_grad():
+            for inputs, targets in val_loader:
+                inputs, targets = inputs.to(device), targets.to(device)
+                loss_sum += criterion(model(inputs), targets).item() * len(targets)
+                count += len(targets)
+        val_loss = loss_sum / count
+        print(f"epoch {{epoch + 1}}: validation loss {{val_loss:.4f}}")
+
+        if val_loss < best:
+            best = val_loss
+            torch.save(model.state_dict(), "best_model.pth")
+        torch.save(model.state_dict(), "last_model.pth")
+    return model
+"""
+
+
+def plain_pytorch(recipe: Recipe) -> str:
+    """Code of a function `train(make_model, criterion, train_set, val_set, device)` that needs torch alone."""
+    per_step = recipe.schedule_every == "step"
+    steps = ["optimizer.step()"]
+    if recipe.clip_norm is not None:
+        steps.insert(0, f"torch.nn.utils.clip_grad_norm_(model.parameters(), {recipe.clip_norm})")
+    inner = "".join(f"            {line}\n" for line in (*steps, *(["scheduler.step()"] if per_step else [])))
+    return TEMPLATE.format(
+        seed=recipe.seed,
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        optimizer=registry.entry(recipe.optimizer).factory.__name__,
+        arguments=", ".join(f"{name}={value!r}" for name, value in _arguments(recipe).items()),
+        total=f"{recipe.epochs} * len(train_loader)" if per_step else recipe.epochs,
+        schedule=recipe.schedule,
+        unit=recipe.schedule_every,
+        factor=_factor(recipe.schedule),
+        after_backward=inner if per_step else inner + "        scheduler.step()\n",
+    )
+
+
+def _arguments(recipe: Recipe) -> dict[str, Any]:
+    """What the optimizer is built with, as far as it differs from torch's own defaults; lr always."""
+    entry = registry.entry(recipe.optimizer)
+    chosen = {**entry.preset, **recipe.options, "weight_decay": recipe.weight_decay}
+    torchs = inspect.signature(entry.factory).parameters  # the same names and defaults as torch's class
+    return {"lr": recipe.lr, **{name: value for name, value in chosen.items() if value != torchs[name].default}}
+
+
+def _factor(schedule: str) -> str:
+    """The body of the schedule's function of t."""
+    *before, last = parse(schedule).parts
+    lines: list[str] = []
+    rest = "total"
+    for shape in before:
+        length = shape.text_length(rest)
+        lines += [f"if t < {length}:", f"    return {shape.formula(rest)}", f"t -= {length}"]
+        rest += f" - {length}"
+    lines.append(f"return {last.formula(f'max({rest}, 1)' if before else rest)}")
+    return "\n".join(f"        {line}" for line in lines)

@@ -1,0 +1,98 @@
+"""Finding a task by what the command line calls it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from surefoot.errors import UserError, unknown
+from surefoot.task.builtin import BUILTIN
+from surefoot.task.task import Task
+
+
+def load(reference: str) -> Task:
+    """The task that `reference` names.
+
+    Args:
+        reference: the name of a built-in task, `path/to/file.py:function` or `module:function`, where the function
+            takes nothing and returns a Task
+
+    Raises:
+        UserError: where nothing is found, or what is found fails or returns no Task
+
+    >>> load("digits-mlp").name
+    'digits-mlp'
+    """
+    if ":" not in reference:
+        if reference in BUILTIN:
+            return _make(BUILTIN[reference].factory, reference)
+        if reference.endswith(".py"):
+            raise UserError(f"{reference}: say which function returns the task: {reference}:function")
+        raise unknown("task", reference, BUILTIN)
+    place, _, name = reference.rpartition(":")
+    module = _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
+    function = getattr(module, name, None)
+    if function is None:
+        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise unknown(f"function in {place}:", name, functions)
+    return _make(function, reference)
+
+
+def fingerprint(task: Task) -> str | None:
+    """The SHA-256 of the file that a task comes from; None where it comes from none (a notebook, a prompt)."""
+    return hashlib.sha256(task.source.read_bytes()).hexdigest() if task.source is not None else None
+
+
+def source_of(function: Callable[..., Any]) -> Path | None:
+    """The file that a function was defined in, where there is one."""
+    try:
+        file = inspect.getsourcefile(function)
+    except TypeError:  # a callable object without code of its own, such as a partial
+        return None
+    return Path(file) if file and Path(file).is_file() else None
+
+
+def _make(function: Callable[[], Any], reference: str) -> Task:
+    task = _guarded(function, reference)
+    if not isinstance(task, Task):
+        raise UserError(f"{reference} must return a surefoot.Task; it returned {type(task).__name__}")
+    return replace(task, name=reference, source=source_of(function))
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"there is no task file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # a .py file always has both
+    module = importlib.util.module_from_spec(spec)
+    # as `python path/to/file.py` would: its neighbours can be imported, and worker processes find it by its name
+    sys.path.insert(0, str(path.parent.resolve()))
+    sys.modules[path.stem] = module
+    _guarded(lambda: spec.loader.exec_module(module), str(path))  # pyright: ignore[reportOptionalMemberAccess]
+    return module
+
+
+def _from_name(name: str) -> ModuleType:
+    sys.path.insert(0, str(Path.cwd()))
+    return _guarded(lambda: importlib.import_module(name), name)
+
+
+def _guarded(call: Callable[[], Any], what: str) -> Any:
+    """Run the user's code; what it raises becomes one line that says where."""
+    try:
+        return call()
+    except UserError:
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise UserError(f"task {what} raised {message} ({place.filename}, line {place.lineno})") from error

@@ -1,0 +1,160 @@
+"""How a task is trained: plain data that reads and writes TOML."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from surefoot.errors import UserError, unknown
+from surefoot.optim import registry
+from surefoot.schedule import Schedule, parse
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def setting(default: Any, help: str) -> Any:
+    """A field of the recipe, with the words that `surefoot train --help` shows for it."""
+    if isinstance(default, dict):
+        return field(default_factory=dict[str, Any], metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a task is trained.
+
+    What is not given is the usual: of an optimizer's learning rate, weight decay and options, its own usual ones.
+
+    Raises:
+        UserError: for a name, value or schedule that cannot be, naming it
+
+    >>> import surefoot as sf
+    >>> recipe = sf.Recipe(optimizer="sgd-momentum", schedule="linear(0.1, 1, 5) >> cosine", epochs=200)
+    >>> recipe.lr
+    0.01
+    >>> sf.Recipe.from_toml(recipe.to_toml()) == recipe
+    True
+    """
+
+    optimizer: str = setting("adamw", f"the optimizer: {', '.join(registry.names())}")
+    lr: float = setting(None, "learning rate (the optimizer's usual one)")
+    weight_decay: float = setting(None, "weight decay (the optimizer's usual one)")
+    options: Mapping[str, Any] = setting({}, "further options of the optimizer, such as betas or momentum")
+    schedule: str = setting("cosine", 'schedule of the learning rate, such as "linear(0.1, 1, 5) >> cosine"')
+    schedule_every: str = setting("epoch", "what the schedule's numbers count: epoch or step")
+    epochs: int = setting(20, "passes over the training data")
+    batch_size: int = setting(64, "items a step")
+    clip_norm: float | None = setting(None, "largest norm of the whole gradient (no clipping)")
+    seed: int = setting(0, "seed of initial weights, data order and all else that is random")
+
+    def __post_init__(self) -> None:
+        entry = registry.entry(self.optimizer)
+        self._set("options", {name: _hashable(value) for name, value in self.options.items()})
+        for name in self.options:
+            if name in ("lr", "weight_decay"):
+                raise UserError(f"recipe: {name} is a key of its own, not one of options")
+        for name in ("lr", "weight_decay"):
+            if getattr(self, name) is None:
+                self._set(name, entry.options[name])
+        for name, low in (("lr", 0), ("weight_decay", 0)):
+            self._set(name, float(self._number(name, int | float, low)))
+        for name, low in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            self._number(name, int, low)
+        if self.clip_norm is not None and self._number("clip_norm", int | float, 0) == 0:
+            raise UserError("recipe: clip_norm=0 would stop all learning: leave it out for no clipping")
+        self._set("schedule", repr(parse(self.schedule)) if isinstance(self.schedule, str) else repr(self.schedule))
+        if self.schedule_every not in ("epoch", "step"):
+            raise UserError(f"recipe: schedule_every={self.schedule_every!r} must be epoch or step")
+        self.create_optimizer([torch.zeros(1)])  # the optimizer knows best which of its options can be
+
+    def create_optimizer(self, model: Any) -> torch.optim.Optimizer:
+        """The recipe's optimizer for a model (or for parameters)."""
+        return registry.create(self.optimizer, model, lr=self.lr, weight_decay=self.weight_decay, **self.options)
+
+    def shape(self, total: int) -> Schedule:
+        """The recipe's schedule, for a run of `total` epochs or steps (as `schedule_every` says)."""
+        return parse(self.schedule).over(total)
+
+    def replace(self, **changes: Any) -> Recipe:
+        """This recipe with some settings changed.
+
+        With another optimizer, the rate, weight decay and options that are not given become that one's usual ones:
+        those of the old one would mean nothing.
+        """
+        for name in changes:
+            if name not in SETTINGS:
+                raise unknown("recipe key", name, SETTINGS)
+        if changes.get("optimizer", self.optimizer) != self.optimizer:
+            changes = {"lr": None, "weight_decay": None, "options": {}, **changes}
+        return replace(self, **changes)
+
+    def to_toml(self) -> str:
+        """The recipe as TOML text."""
+        import tomli_w
+
+        plain = {name: value for name, value in asdict(self).items() if value is not None}
+        plain["options"] = {name: list(v) if isinstance(v, tuple) else v for name, v in self.options.items()}
+        if not plain["options"]:
+            del plain["options"]
+        return tomli_w.dumps(plain)
+
+    @classmethod
+    def from_toml(cls, text: str, where: str = "recipe") -> Recipe:
+        """Read a recipe from TOML text; `where` is what errors call it."""
+        try:
+            plain = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"{where} is not TOML: {error}") from None
+        for name in plain:
+            if name not in SETTINGS:
+                raise unknown(f"key in {where}:", name, SETTINGS)
+        return cls(**plain)
+
+    def save(self, path: str | Path) -> None:
+        """Write the recipe to a TOML file."""
+        Path(path).write_text(self.to_toml(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Read a recipe from a TOML file."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot read the recipe {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise UserError(f"cannot read the recipe {path}: it is not UTF-8 text") from None
+        return cls.from_toml(text, where=str(path))
+
+    def code(self) -> str:
+        """Plain PyTorch code, without surefoot, that trains as this recipe says."""
+        from surefoot.task.code import plain_pytorch
+
+        return plain_pytorch(self)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # frozen for others: this is the constructor at work
+
+    def _number(self, name: str, kind: Any, low: float) -> float:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, kind):
+            wanted = "a whole number" if kind is int else "a number"
+            raise UserError(f"recipe: {name}={value!r} must be {wanted}")
+        if not low <= value < float("inf"):
+            raise UserError(f"recipe: {name}={value!r} must be {low} or more")
+        return value
+
+
+SETTINGS: dict[str, Any] = {f.name: f for f in fields(Recipe)}
+
+
+def _hashable(value: Any) -> Any:
+    """TOML's lists as the tuples that optimizers want."""
+    return tuple(value) if isinstance(value, list) else value

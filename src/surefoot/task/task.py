@@ -1,0 +1,144 @@
+"""What is trained: a model, a loss, data and a metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from surefoot.errors import UserError
+from surefoot.task.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A model's loss on one batch.
+
+    loss: the mean, ready for backward
+    count: how many items (or tokens) the mean is over
+    outputs, targets: what the loss compared; None where the task takes its own step
+    """
+
+    loss: Tensor
+    count: float | Tensor
+    outputs: Any = None
+    targets: Any = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """What is trained.
+
+    A batch is a tuple `(*inputs, targets)`, a dict with the key "targets" whose other entries are the model's keyword
+    arguments, or a tensor that is its own target; with a `step`, whatever that takes.
+
+    Args:
+        model: a function (or class) that returns a new model
+        loss: `loss(outputs, targets)`: the mean over the batch, or `(sum, count)`
+        train: training data: a torch Dataset, a tensor or a tuple of tensors with one row an item, or a DataLoader
+        val: validation data likewise, or None
+        metric: `metric(outputs, targets)`, see `surefoot.metrics`; decides which checkpoint is the best. Without one
+            the validation loss decides
+        step: `step(model, batch)` instead of forward and loss, returning the mean or `(sum, count)`
+        recipe: how it is trained well; what `train` takes where no other recipe is given
+        name: what to call it
+        source: the file it comes from
+
+    Raises:
+        UserError: for a part that is missing or of the wrong kind
+
+    >>> import torch, surefoot as sf
+    >>> x = torch.randn(64, 3)
+    >>> task = sf.Task(model=lambda: torch.nn.Linear(3, 1), loss=torch.nn.MSELoss(), train=(x, x.sum(1, keepdim=True)))
+    >>> task.outcome(task.model(), (x, x.sum(1, keepdim=True))).count
+    64
+    """
+
+    model: Callable[[], nn.Module]
+    loss: Callable[[Any, Any], Any] | None = None
+    train: Any = None
+    val: Any = None
+    metric: Callable[[Any, Any], Any] | None = None
+    step: Callable[[nn.Module, Any], Any] | None = None
+    recipe: Recipe | None = None
+    name: str = ""
+    source: Path | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, nn.Module):
+            raise UserError("Task: model must be a function that returns a new model, not a model: use lambda: ...")
+        if not callable(cast(object, self.model)):
+            raise UserError(f"Task: model must be a function that returns a new model, not {self.model!r}")
+        if (self.loss is None) == (self.step is None):
+            raise UserError("Task: give either loss(outputs, targets) or step(model, batch)")
+        if self.step is not None and self.metric is not None:
+            raise UserError("Task: a metric needs outputs and targets, and a task with its own step shows none")
+        if self.train is None:
+            raise UserError("Task: train= is missing: give the training data")
+        if not self.name:
+            object.__setattr__(self, "name", getattr(self.model, "__name__", "task").strip("<>"))
+
+    def outcome(self, model: nn.Module, batch: Any) -> Outcome:
+        """The model's loss on a batch."""
+        if self.step is not None:
+            loss, count = _mean(self.step(model, batch), _rows(batch), "step")
+            return Outcome(loss, count)
+        assert self.loss is not None  # __post_init__
+        args, kwargs, targets = _split(batch)
+        outputs = model(*args, **kwargs)
+        loss, count = _mean(self.loss(outputs, targets), _rows(targets), "loss")
+        return Outcome(loss, count, outputs, targets)
+
+    @property
+    def score(self) -> str:
+        """The validation result that decides which checkpoint is best, as the record names it."""
+        return "val/loss" if self.metric is None else f"val/{getattr(self.metric, '__name__', 'metric')}"
+
+    def better(self, values: Mapping[str, float], than: Mapping[str, float] | None) -> bool:
+        """Whether these validation results beat those (None: there are none yet)."""
+        value = values[self.score]
+        if than is None:
+            return not math.isnan(value)
+        high = self.metric is not None and getattr(self.metric, "higher_is_better", True)
+        return value > than[self.score] if high else value < than[self.score]
+
+
+def _split(batch: Any) -> tuple[Sequence[Any], Mapping[str, Any], Any]:
+    """A batch's positional inputs, named inputs and targets."""
+    if isinstance(batch, Tensor):
+        return (batch,), {}, batch
+    if isinstance(batch, Mapping) and "targets" in batch:
+        named = dict(cast("Mapping[str, Any]", batch))
+        targets = named.pop("targets")
+        return (), named, targets
+    if isinstance(batch, Sequence) and len(cast("Sequence[Any]", batch)) >= 2:
+        *inputs, targets = cast("Sequence[Any]", batch)
+        return inputs, {}, targets
+    raise UserError(
+        f"a batch must be (inputs, targets), a dict with 'targets', or a tensor, not {type(batch).__name__}: "
+        "give the task a step(model, batch) for anything else"
+    )
+
+
+def _rows(batch: Any) -> int:
+    """How many items a batch, or its targets, hold."""
+    while not isinstance(batch, Tensor):
+        if isinstance(batch, Mapping):
+            batch = list(cast("Mapping[Any, Any]", batch).values())
+        if not isinstance(batch, Sequence) or not batch:
+            return 1
+        batch = cast("Sequence[Any]", batch)[-1]
+    return len(batch) if batch.ndim else 1
+
+
+def _mean(value: Any, rows: int, what: str) -> tuple[Tensor, float | Tensor]:
+    """A loss in either of its forms as (mean, count)."""
+    total, count = cast("tuple[Any, Any]", value) if isinstance(value, tuple) else (value, None)
+    if not isinstance(total, Tensor) or total.numel() != 1:
+        shape = f"a tensor of shape {list(total.shape)}" if isinstance(total, Tensor) else type(total).__name__
+        raise UserError(f"{what} must return one number as a tensor, or (sum, count); it returned {shape}")
+    return (total, rows) if count is None else (total / count, count)

@@ -1,0 +1,91 @@
+"""Batches. Their order is a pure function of (seed, epoch), so a resumed epoch goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from surefoot.errors import UserError
+
+
+class Batches:
+    """The batches of a data set.
+
+    Args:
+        data: a tensor or a tuple of tensors, one row an item; a torch Dataset; or a DataLoader, which is taken as it
+            is, in its own order and batch size
+        batch_size: items a batch; the last one of an epoch may hold fewer
+        seed: seed of the order, or None for the data's own order
+        what: what errors call the data
+
+    Raises:
+        UserError: for data that are empty, of unequal lengths, or of another kind
+    """
+
+    def __init__(self, data: Any, batch_size: int, seed: int | None, what: str) -> None:
+        self.batch_size = batch_size
+        self.seed = seed
+        self.data = data.tensors if isinstance(data, TensorDataset) else data
+        self.items = _count(self.data, what)
+
+    def __len__(self) -> int:
+        """How many batches an epoch has."""
+        return self.items if isinstance(self.data, DataLoader) else -(-self.items // self.batch_size)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Any]:
+        """The batches of one epoch, from the batch `start` on."""
+        if isinstance(self.data, DataLoader):
+            return islice(cast("DataLoader[Any]", self.data), start, None)
+        rows = self._order(number).split(self.batch_size)[start:]
+        if isinstance(self.data, Tensor):
+            return (self.data[r] for r in rows)
+        if isinstance(self.data, tuple):
+            return (tuple(t[r] for t in cast("tuple[Tensor, ...]", self.data)) for r in rows)
+        return iter(DataLoader(self.data, batch_sampler=[r.tolist() for r in rows]))
+
+    def _order(self, epoch: int) -> Tensor:
+        if self.seed is None:
+            return torch.arange(self.items)
+        digest = hashlib.sha256(f"{self.seed}/{epoch}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+        return torch.randperm(self.items, generator=generator)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A batch with its tensors on a device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in cast("Mapping[Any, Any]", batch).items()}
+    if isinstance(batch, list | tuple):
+        return tuple(to_device(value, device) for value in cast("Sequence[Any]", batch))
+    return batch
+
+
+def _count(data: Any, what: str) -> int:
+    """How many items (of a DataLoader: batches) the data hold."""
+    if isinstance(data, Tensor):
+        count = len(data) if data.ndim else 0
+    elif isinstance(data, tuple) and all(isinstance(part, Tensor) for part in cast("tuple[Any, ...]", data)):
+        counts = {len(part) for part in cast("tuple[Tensor, ...]", data)}
+        if len(counts) > 1:
+            raise UserError(f"the {what} data have parts of unequal lengths: {sorted(counts)}")
+        count = counts.pop() if counts else 0
+    elif isinstance(data, DataLoader | Dataset) and hasattr(cast(Any, data), "__len__"):
+        if isinstance(cast(Any, data), DataLoader) and isinstance(cast(Any, data).dataset, IterableDataset):
+            raise UserError(f"the {what} data are a stream, which is not supported yet: give data with a length")
+        count = len(cast("Sequence[Any]", data))
+    else:
+        raise UserError(
+            f"the {what} data must be a torch Dataset with a length, a tensor, a tuple of tensors or a DataLoader, "
+            f"not {type(data).__name__}"
+        )
+    if count == 0:
+        raise UserError(f"the {what} data are empty")
+    return count

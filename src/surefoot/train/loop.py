@@ -1,0 +1,264 @@
+"""The training loop: the guide's complete template (section 7), from top to bottom."""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+import random
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+
+from surefoot.errors import UserError
+from surefoot.record import Checkpoint, Recorder, Run
+from surefoot.record.run import refuse_used
+from surefoot.schedule import drive
+from surefoot.task.load import fingerprint
+from surefoot.task.recipe import Recipe
+from surefoot.task.task import Task
+from surefoot.train.data import Batches, to_device
+from surefoot.train.evaluate import evaluate
+from surefoot.train.progress import show
+from surefoot.train.stop import Interrupted, StopRequest
+
+log = logging.getLogger("surefoot")
+
+REPORT_EVERY = 0.2  # seconds between two looks at the signals; each look makes the step wait for the device
+
+
+@dataclass
+class Position:
+    """Where a training stands: complete epochs, batches into the next one, steps in all, seconds spent."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+
+
+def train(
+    task: Task,
+    recipe: Recipe | None = None,
+    dir: str | Path | None = None,
+    *,
+    resume: bool = False,
+    device: str | torch.device | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Train a task as a recipe says.
+
+    Args:
+        task: what to train
+        recipe: how; where none is given, the task's own, or the usual one
+        dir: the run's directory; where none is given, `runs/` and the task's name
+        resume: go on with the run in `dir` from its last checkpoint, by its own recipe
+        device: where to compute; where none is given, on a GPU if there is one
+        quiet: show nothing
+
+    Returns:
+        the run: `run.best` and `run.last` are its checkpoints, `run.signal("train/loss")` its record
+
+    Raises:
+        UserError: for bad input, leaving nothing behind; for a loss that is no number, naming the step
+        Interrupted: (a KeyboardInterrupt) on Ctrl-C or SIGTERM, after saving
+
+    >>> import tempfile, torch, surefoot as sf
+    >>> x = torch.randn(256, 3, generator=torch.Generator().manual_seed(0))
+    >>> data = (x, x.sum(1, keepdim=True))
+    >>> task = sf.Task(model=lambda: torch.nn.Linear(3, 1), loss=torch.nn.MSELoss(), train=data, val=data)
+    >>> run = sf.train(task, sf.Recipe(lr=0.1, epochs=10), dir=tempfile.mkdtemp(), quiet=True)
+    >>> run.best.values["val/loss"] < 0.01
+    True
+    """
+    dir = Path(dir) if dir is not None else default_dir(task)
+    if resume:
+        recipe = recipe_to_resume(Run(dir), task, recipe)
+    else:
+        refuse_used(dir)
+        recipe = recipe or task.recipe or Recipe()
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    seed_everything(recipe.seed)
+
+    train_data = Batches(task.train, recipe.batch_size, recipe.seed, "training")
+    val_data = None if task.val is None else Batches(task.val, recipe.batch_size, None, "validation")
+    model = task.model().to(device)
+    params = [p for p in model.parameters() if p.requires_grad]
+    if not params:
+        raise UserError(f"the model of {task.name} has no trainable parameters")
+    optimizer = recipe.create_optimizer(model)
+    steps = recipe.epochs * len(train_data)
+    every_step = recipe.schedule_every == "step"
+    schedule = drive(optimizer, lr=recipe.shape(steps if every_step else recipe.epochs))
+
+    position = Position()
+    run = Run(dir) if resume else Run.create(dir, task, recipe)
+    if run.last is not None:
+        run.last.load_model(model)
+        state = run.last.state()
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        position = Position(**state["position"])
+    began = time.monotonic() - position.seconds
+    looked = -math.inf
+    losses: list[float] = []  # of the epoch under way
+    latest: dict[str, float] = {}
+
+    def look() -> None:
+        """Write the signals gathered since the last look, and stop at a loss that is no number."""
+        nonlocal looked
+        rows = record.read()
+        for step, name, value in rows:
+            latest[name] = value
+            if name == "train/loss":
+                losses.append(value)
+                if not math.isfinite(value):
+                    raise non_finite(value, step, run)
+        record.write(rows)
+        progress.step(position.step, latest)
+        looked = time.monotonic()
+
+    def save(values: dict[str, float], best: bool = False) -> None:
+        position.seconds = time.monotonic() - began
+        state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "position": vars(position)}
+        run.save(model, state, position.epoch, position.step, values, best)
+
+    def leave() -> Interrupted:
+        look()
+        save({})
+        assert stop.signum is not None
+        where = f"epoch {position.epoch + 1}, step {position.step}"
+        return Interrupted(stop.signum, f"stopped in {where}; all is saved, --resume goes on from here")
+
+    status = "failed"
+    try:
+        with (
+            Recorder(run, position.step) as record,
+            show(recipe.epochs, steps, position.step, quiet) as progress,
+            StopRequest() as stop,
+        ):
+            for epoch in range(position.epoch, recipe.epochs):
+                model.train()
+                for batch in stop.guard(train_data.epoch(epoch, start=position.batch)):
+                    optimizer.zero_grad()
+                    loss = task.outcome(model, to_device(batch, device)).loss
+                    loss.backward()
+                    norm = clip_gradients(params, recipe.clip_norm)
+                    optimizer.step()
+
+                    position.step += 1
+                    position.batch += 1
+                    lr = optimizer.param_groups[0]["lr"]
+                    record.add(position.step, {"train/loss": loss.detach(), "train/lr": lr, "train/grad_norm": norm})
+                    if every_step:
+                        schedule.step()
+                    if time.monotonic() - looked > REPORT_EVERY:
+                        look()
+                if stop.signum:
+                    raise leave()
+                look()
+
+                values = evaluate(task, model, stop.guard(val_data.epoch(0)), device) if val_data else {}
+                if stop.signum:
+                    raise leave()
+                if not every_step:
+                    schedule.step()
+                position.epoch, position.batch = epoch + 1, 0
+                best = bool(values) and task.better(values, run.best.values if run.best else None)
+                save(values, best)
+                record.add(position.step, values)
+                record.write(record.read())
+                mean_loss = sum(losses) / max(len(losses), 1)
+                progress.epoch(epoch + 1, {**latest, "train/loss": mean_loss, **values}, best)
+                losses.clear()
+        status = "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        if run.empty:
+            run.discard()
+        else:
+            run.finish(summary(run, status, position, device))
+    return run
+
+
+def default_dir(task: Task) -> Path:
+    """Where a task's run goes if nobody says where.
+
+    >>> default_dir(Task(model=lambda: None, loss=lambda o, t: 0, train=[], name="my/task.py:small")).as_posix()
+    'runs/my-task.py-small'
+    """
+    return Path("runs") / task.name.replace("/", "-").replace(":", "-")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's random numbers."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)
+
+
+def clip_gradients(params: list[Tensor], max_norm: float | None) -> Tensor:
+    """The norm of the whole gradient; scales the gradient down to `max_norm` if it is larger."""
+    if max_norm is not None:
+        return clip_grad_norm_(params, max_norm)
+    return get_total_norm([p.grad for p in params if p.grad is not None])
+
+
+def recipe_to_resume(run: Run, task: Task, recipe: Recipe | None) -> Recipe:
+    """A run's own recipe; refuses another task or recipe than the run began with."""
+    if run.task["task"] != task.name:
+        raise UserError(f"the run in {run.dir} trains {run.task['task']}, not {task.name}: it cannot be resumed so")
+    if run.task["sha256"] != fingerprint(task):
+        log.warning("the file of %s has changed since the run in %s began", task.name, run.dir)
+    own = run.recipe
+    for f in fields(own):
+        if recipe is not None and getattr(recipe, f.name) != getattr(own, f.name):
+            asked, has = getattr(recipe, f.name), getattr(own, f.name)
+            raise UserError(f"a resumed run keeps its recipe: {f.name} is {has!r} in {run.dir}, not {asked!r}")
+    return own
+
+
+def non_finite(loss: float, step: int, run: Run) -> UserError:
+    """What to say of a loss that is no number."""
+    if step == 1:
+        cause = "look for such values in the data, and for a loss that does not fit the model's outputs"
+    else:
+        cause = "try a lower learning rate, warm-up, or clip_norm"
+        if run.last is not None:
+            cause += f"; the last checkpoint, of step {run.last.step}, stands"
+    return UserError(f"the loss is {loss} at step {step}{' (the first)' if step == 1 else ''}: {cause}")
+
+
+def summary(run: Run, status: str, position: Position, device: torch.device) -> dict[str, Any]:
+    """How a run stands: what `summary.json` holds."""
+
+    def described(checkpoint: Checkpoint | None) -> Mapping[str, Any] | None:
+        if checkpoint is None:
+            return None
+        path = checkpoint.path.relative_to(run.dir).as_posix()
+        return {"epoch": checkpoint.epoch, "step": checkpoint.step, **checkpoint.values, "path": path}
+
+    return {
+        "status": status,
+        "task": run.task["task"],
+        "epochs": position.epoch,
+        "steps": position.step,
+        "seconds": round(position.seconds, 2),
+        "best": described(run.best),
+        "last": described(run.last),
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }

@@ -1,0 +1,135 @@
+"""Showing how a training goes: a bar in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """What the loop tells whoever watches it."""
+
+    def step(self, step: int, signals: Mapping[str, float]) -> None:
+        """Some steps are done; the latest signals."""
+        ...
+
+    def epoch(self, epoch: int, signals: Mapping[str, float], best: bool) -> None:
+        """An epoch is done; its results."""
+        ...
+
+    def __enter__(self) -> Progress: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def show(epochs: int, steps: int, done: int, quiet: bool) -> Progress:
+    """The right display for where the output goes.
+
+    Args:
+        epochs, steps: how many the whole run has
+        done: how many steps of them were taken before
+    """
+    if quiet:
+        return Silent()
+    return Bar(epochs, steps, done) if sys.stdout.isatty() or "ipykernel" in sys.modules else Lines(epochs, steps, done)
+
+
+class Silent:
+    """Nothing."""
+
+    def step(self, step: int, signals: Mapping[str, float]) -> None: ...
+
+    def epoch(self, epoch: int, signals: Mapping[str, float], best: bool) -> None: ...
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Lines(Silent):
+    """A line an epoch."""
+
+    def __init__(self, epochs: int, steps: int, done: int) -> None:
+        self.epochs, self.steps, self.done = epochs, steps, done
+        self.step_now = done
+        self.began = time.monotonic()
+
+    def step(self, step: int, signals: Mapping[str, float]) -> None:
+        self.step_now = step
+
+    def epoch(self, epoch: int, signals: Mapping[str, float], best: bool) -> None:
+        left = (time.monotonic() - self.began) / max(self.step_now - self.done, 1) * (self.steps - self.step_now)
+        print(f"{line(epoch, self.epochs, signals, best)}  left {clock(left)}", flush=True)
+
+
+class Bar(Silent):
+    """A line an epoch, and below them a bar that moves with the steps."""
+
+    def __init__(self, epochs: int, steps: int, done: int) -> None:
+        from rich import progress
+
+        self.epochs = epochs
+        self.bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=None),
+            progress.TaskProgressColumn(),
+            progress.TextColumn("{task.fields[signals]}"),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        self.task = self.bar.add_task(f"epoch 1/{epochs}", total=steps, completed=done, signals="")
+        self.results: Mapping[str, float] = {}
+
+    def step(self, step: int, signals: Mapping[str, float]) -> None:
+        self.bar.update(self.task, completed=step, signals=words({**signals, **self.results}))
+
+    def epoch(self, epoch: int, signals: Mapping[str, float], best: bool) -> None:
+        self.results = {name: value for name, value in signals.items() if name.startswith("val/")}
+        self.bar.print(line(epoch, self.epochs, signals, best), highlight=False)
+        self.bar.update(self.task, description=f"epoch {min(epoch + 1, self.epochs)}/{self.epochs}")
+
+    def __enter__(self) -> Bar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+
+def line(epoch: int, epochs: int, signals: Mapping[str, float], best: bool) -> str:
+    """An epoch's results in words.
+
+    >>> line(3, 20, {"train/loss": 0.5, "val/accuracy": 0.97}, best=True)
+    'epoch  3/20  loss 0.5000  accuracy 97.00 %  best'
+    """
+    return f"epoch {epoch:{len(str(epochs))}}/{epochs}  {words(signals)}{'  best' if best else ''}"
+
+
+def words(signals: Mapping[str, float]) -> str:
+    """Signals in words: short names, and as many digits as say something."""
+    return "  ".join(f"{_name(name)} {_value(name, value)}" for name, value in signals.items())
+
+
+def clock(seconds: float) -> str:
+    """A duration as h:mm:ss.
+
+    >>> clock(3725.4)
+    '1:02:05'
+    """
+    minutes, second = divmod(round(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02}:{second:02}"
+
+
+def _name(name: str) -> str:
+    return {"val/loss": "val loss", "train/grad_norm": "|g|"}.get(name, name.split("/")[-1])
+
+
+def _value(name: str, value: float) -> str:
+    if name == "val/accuracy":
+        return f"{100 * value:.2f} %"
+    return f"{value:.2e}" if name == "train/lr" or (value and not 1e-3 <= abs(value) < 1e4) else f"{value:.4f}"
+
