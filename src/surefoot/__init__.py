@@ -4,7 +4,8 @@
 
     opt = sf.optim.AdamW(model.parameters(), lr=1e-3)              # drop-in for torch.optim
     sched = sf.schedule.drive(opt, lr=sf.schedule.linear(0.1, 1, 5) >> sf.schedule.cosine(195))
-    run = sf.train(task, sf.Recipe(lr=1e-3, epochs=20))            # task: sf.Task(model=..., loss=..., train=..., val=...)
+    task = sf.Task(model=make_model, loss=torch.nn.CrossEntropyLoss(), train=train_set, val=val_set)
+    run = sf.train(task, sf.Recipe(lr=1e-3, epochs=20))
 
 Everything is loaded when it is first used, so importing surefoot costs next to nothing beyond torch.
 """

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import tomli
+
 import surefoot
 from surefoot.errors import UserError
 from surefoot.record import Run
 from surefoot.task.builtin import BUILTIN
 from surefoot.task.load import load
-from surefoot.task.recipe import SETTINGS, Recipe, tomllib
+from surefoot.task.recipe import SETTINGS, Recipe
 from surefoot.task.task import Task
 from surefoot.train.loop import default_dir, train
 from surefoot.train.progress import clock, words
@@ -102,8 +104,8 @@ def option(text: str) -> tuple[str, Any]:
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     try:
-        return name, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        return name, tomli.loads(f"value = {value}")["value"]
+    except tomli.TOMLDecodeError:
         return name, value
 
 
@@ -139,8 +141,8 @@ def wanted_recipe(args: argparse.Namespace, base: Recipe) -> Recipe:
         base = Recipe.load(args.recipe)
     changes = {name: getattr(args, name) for name in SETTINGS if getattr(args, name, None) is not None}
     if args.option:
-        kept = base.options if changes.get("optimizer", base.optimizer) == base.optimizer else {}
-        changes["options"] = {**kept, **dict(args.option)}
+        same = changes.get("optimizer", base.optimizer) == base.optimizer
+        changes["options"] = {**(base.options if same else {}), **dict(args.option)}
     return base.replace(**changes)
 
 

@@ -48,7 +48,7 @@ class Adam(Optimizer):
     tensor([ 0.9000, -1.9000])
     """
 
-    fractions: ClassVar = ("betas",)
+    pairs: ClassVar = ("betas",)
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, ClassVar, cast
 
 import torch
@@ -41,11 +42,11 @@ class Optimizer(torch.optim.Optimizer):
     A subclass names its hyper-parameters in `defaults` and says in `rule` which update rule a group takes.
 
     positive: hyper-parameters that must be 0 or more
-    fractions: hyper-parameters (numbers or tuples of them) that must be at least 0 and less than 1
+    pairs: hyper-parameters that must be two numbers, each at least 0 and less than 1
     """
 
     positive: ClassVar[tuple[str, ...]] = ("lr", "eps", "weight_decay")
-    fractions: ClassVar[tuple[str, ...]] = ()
+    pairs: ClassVar[tuple[str, ...]] = ()
 
     zero_grad = _light("zero_grad")
     state_dict = _light("state_dict")
@@ -118,19 +119,20 @@ class Optimizer(torch.optim.Optimizer):
     def _check(self, group: Group) -> None:
         """Refuse hyper-parameters out of range, and options that are not there yet."""
         for name in self.positive:
-            if name in group and not group[name] >= 0:
-                raise self._refusal(name, group[name], "it must be 0 or more")
-        for name in self.fractions:
-            values = group[name] if isinstance(group[name], tuple | list) else (group[name],)
-            if not all(0 <= value < 1 for value in cast("tuple[float, ...]", values)):
-                raise self._refusal(name, group[name], "it must be at least 0 and less than 1")
-        if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
-            raise self._refusal("lr", group["lr"], "a tensor learning rate must hold one element")
+            value = group[name]
+            if not (isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)):
+                raise self._refusal(name, value, "it must be a number, or a tensor of one element")
+            if not value >= 0:
+                raise self._refusal(name, value, "it must be 0 or more")
+        for name in self.pairs:
+            pair = cast("tuple[float, ...]", group[name])
+            if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(0 <= x < 1 for x in pair)):
+                raise self._refusal(name, pair, "it must be two numbers from 0 to below 1")
         if group.get("capturable"):
             raise self._refusal("capturable", True, "CUDA graphs are not supported yet, leave it False")
 
     def _refusal(self, name: str, value: object, why: str) -> UserError:
-        return UserError(f"{type(self).__name__}: {name}={value}: {why}")
+        return UserError(f"{type(self).__name__}: {name}={value!r}: {why}")
 
 
 def _value(group: Group, name: str) -> Any:

@@ -1,9 +1,9 @@
 """Checkpoints without pickle: a folder with the tensors as safetensors and all else as JSON.
 
-    epoch-0020-step-00000460/
-        model.safetensors      the weights alone, under the names of model.state_dict()
-        state.safetensors      the tensors of optimizer, schedule and loop
-        manifest.json          what both belong to: structure, numbers, versions
+epoch-0020-step-00000460/
+    model.safetensors      the weights alone, under the names of model.state_dict()
+    state.safetensors      the tensors of optimizer, schedule and loop
+    manifest.json          what both belong to: structure, numbers, versions
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Checkpoint:
         return self._read("state")
 
     def _read(self, part: str) -> Any:
-        from safetensors.torch import load_file
+        from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 
         manifest = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
         return _unpack(manifest[part], load_file(self.path / f"{part}.safetensors"))
@@ -67,7 +67,7 @@ def save(path: Path, model: nn.Module, state: Any, epoch: int, step: int, values
     Raises:
         UserError: for something in the tree that cannot be written without pickle, naming its place
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
     fresh = path.with_name(f".{path.name}.new")
     rmtree(fresh, ignore_errors=True)  # left by a crash

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -46,7 +46,8 @@ class Recorder:
         """What was added since the last `write`, as numbers; waits for the device."""
         flat = [(step, name, value) for step, signals in self.pending for name, value in signals.items()]
         tensors = [value for _, _, value in flat if isinstance(value, Tensor)]
-        numbers = iter(torch.stack([t.detach().double().reshape(()) for t in tensors]).tolist() if tensors else ())
+        together = torch.stack([t.double().reshape(()) for t in tensors]) if tensors else torch.empty(0)
+        numbers = iter(cast("list[float]", together.tolist()))
         return [(step, name, next(numbers) if isinstance(value, Tensor) else value) for step, name, value in flat]
 
     def write(self, rows: list[Row]) -> None:

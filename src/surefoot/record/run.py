@@ -100,7 +100,9 @@ class Run:
                 raise unknown("signal", name, names)
             return store.read(name)
 
-    def save(self, model: nn.Module, state: Any, epoch: int, step: int, values: Mapping[str, float], best: bool) -> None:
+    def save(
+        self, model: nn.Module, state: Any, epoch: int, step: int, values: Mapping[str, float], best: bool
+    ) -> None:
         """Save a checkpoint as the last one, and as the best one if it is; forget those that are neither."""
         name = f"epoch-{epoch:04d}-step-{step:08d}"
         folder = self.dir / "checkpoints"

@@ -20,9 +20,7 @@ def direction(g: X, p: X, m: X, v: X, beta1: X, alpha1: X, beta2: X, alpha2: X, 
     return (m / bias1) / (sqrt(v) / root2 + eps), m, v
 
 
-def direction_max(
-    g: X, p: X, m: X, v: X, top: X, beta1: X, alpha1: X, beta2: X, alpha2: X, bias1: X, root2: X, eps: X
-):
+def direction_max(g: X, p: X, m: X, v: X, top: X, beta1: X, alpha1: X, beta2: X, alpha2: X, bias1: X, root2: X, eps: X):
     m = beta1 * m + alpha1 * g
     v = beta2 * v + alpha2 * g * g
     top = maximum(top, v)

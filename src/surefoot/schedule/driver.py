@@ -72,5 +72,3 @@ def drive(optimizer: torch.optim.Optimizer, lr: Schedule | str, total: float | N
     if schedule.incomplete:
         raise UserError(f"the schedule {schedule} lasts for the rest of the run: say how long that is with total=")
     return Driver(optimizer, schedule)
-
-

@@ -49,7 +49,6 @@ class Schedule:
         raise NotImplementedError
 
 
-
 @dataclass(frozen=True, repr=False)
 class Shape(Schedule):
     """One piece of a schedule.
@@ -67,7 +66,9 @@ class Shape(Schedule):
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise UserError(f"{self.name}: {f.name}={value!r} must be a finite number")
             if value < 0 or (value == 0 and f.name in ("length", "every")):
-                raise UserError(f"{self.name}: {f.name}={value!r} must be {'more than 0' if value == 0 else '0 or more'}")
+                raise UserError(
+                    f"{self.name}: {f.name}={value!r} must be {'more than 0' if value == 0 else '0 or more'}"
+                )
 
     @property
     def name(self) -> str:
@@ -99,7 +100,8 @@ class Shape(Schedule):
     def parts(self) -> tuple[Shape, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return (self,)
 
-    def _span(self) -> float:
+    def span(self) -> float:
+        """The length; a shape without one is refused here."""
         if self.length is None:
             raise UserError(f"{self} has no length: give it one, or drive it with total=")
         return self.length
@@ -170,7 +172,7 @@ class Linear(Shape):
     length: float | None = None
 
     def _factor(self, t: float) -> float:
-        share = t / self._span()
+        share = t / self.span()
         return self.start * (1 - share) + self.end * share
 
     def formula(self, rest: str) -> str:
@@ -195,7 +197,7 @@ class Cosine(Shape):
     floor: float = 0
 
     def _factor(self, t: float) -> float:
-        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * t / self._span())) / 2
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * t / self.span())) / 2
 
     def formula(self, rest: str) -> str:
         wave = f"(1 + math.cos(math.pi * min(t / {self.text_length(rest)}, 1))) / 2"
@@ -225,9 +227,9 @@ class Chain(Schedule):
     def __call__(self, t: float) -> float:
         *before, last = self.parts
         for part in before:
-            if t < part._span():
+            if t < part.span():
                 return part(t)
-            t -= part._span()
+            t -= part.span()
         return last(t)
 
     def over(self, total: float) -> Schedule:
@@ -237,7 +239,7 @@ class Chain(Schedule):
         return Chain((*self.parts[:-1], self.parts[-1].over(rest)))
 
     def _before(self) -> float:
-        return sum(part._span() for part in self.parts[:-1])
+        return sum(part.span() for part in self.parts[:-1])
 
     def __repr__(self) -> str:
         return " >> ".join(map(repr, self.parts))
@@ -246,7 +248,6 @@ class Chain(Schedule):
 def _number(value: Any) -> str:
     """A number as a person writes it: 1 for 1.0, but exact."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e16 else repr(value)
-
 
 
 constant, step, linear, cosine = Constant, Step, Linear, Cosine

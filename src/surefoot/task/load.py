@@ -71,13 +71,12 @@ def _make(function: Callable[[], Any], reference: str) -> Task:
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"there is no task file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None  # a .py file always has both
+    spec: Any = importlib.util.spec_from_file_location(path.stem, path)  # a .py file always has one
     module = importlib.util.module_from_spec(spec)
     # as `python path/to/file.py` would: its neighbours can be imported, and worker processes find it by its name
     sys.path.insert(0, str(path.parent.resolve()))
     sys.modules[path.stem] = module
-    _guarded(lambda: spec.loader.exec_module(module), str(path))  # pyright: ignore[reportOptionalMemberAccess]
+    _guarded(lambda: spec.loader.exec_module(module), str(path))
     return module
 
 

@@ -53,4 +53,4 @@ def squared_error(outputs: Tensor, targets: Tensor) -> tuple[float, int]:
     return float((outputs - targets).square().sum()), outputs.numel()
 
 
-squared_error.higher_is_better = False
+squared_error.higher_is_better = False  # pyright: ignore[reportFunctionMemberAccess]

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import tomli
+import tomli_w
 import torch
 
 from surefoot.errors import UserError, unknown
 from surefoot.optim import registry
 from surefoot.schedule import Schedule, parse
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 def setting(default: Any, help: str) -> Any:
@@ -56,10 +52,17 @@ class Recipe:
     seed: int = setting(0, "seed of initial weights, data order and all else that is random")
 
     def __post_init__(self) -> None:
+        for name in ("optimizer", "schedule", "schedule_every"):
+            if not isinstance(value := getattr(self, name), str):
+                raise UserError(f"recipe: {name} must be text, such as {str(value)!r}")
+        if not isinstance(self.options, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UserError(f"recipe: options must be names with values, not {self.options!r}")
         entry = registry.entry(self.optimizer)
-        self._set("options", {name: _hashable(value) for name, value in self.options.items()})
-        for name in self.options:
-            if name in ("lr", "weight_decay"):
+        # TOML knows lists, optimizers want tuples
+        options = {k: tuple(cast("list[Any]", v)) if isinstance(v, list) else v for k, v in self.options.items()}
+        self._set("options", options)
+        for name in ("lr", "weight_decay"):
+            if name in options:
                 raise UserError(f"recipe: {name} is a key of its own, not one of options")
         for name in ("lr", "weight_decay"):
             if getattr(self, name) is None:
@@ -70,7 +73,7 @@ class Recipe:
             self._number(name, int, low)
         if self.clip_norm is not None and self._number("clip_norm", int | float, 0) == 0:
             raise UserError("recipe: clip_norm=0 would stop all learning: leave it out for no clipping")
-        self._set("schedule", repr(parse(self.schedule)) if isinstance(self.schedule, str) else repr(self.schedule))
+        self._set("schedule", str(parse(self.schedule)))
         if self.schedule_every not in ("epoch", "step"):
             raise UserError(f"recipe: schedule_every={self.schedule_every!r} must be epoch or step")
         self.create_optimizer([torch.zeros(1)])  # the optimizer knows best which of its options can be
@@ -98,20 +101,15 @@ class Recipe:
 
     def to_toml(self) -> str:
         """The recipe as TOML text."""
-        import tomli_w
-
-        plain = {name: value for name, value in asdict(self).items() if value is not None}
-        plain["options"] = {name: list(v) if isinstance(v, tuple) else v for name, v in self.options.items()}
-        if not plain["options"]:
-            del plain["options"]
+        plain: dict[str, Any] = {name: value for name, value in asdict(self).items() if value not in (None, {})}
         return tomli_w.dumps(plain)
 
     @classmethod
     def from_toml(cls, text: str, where: str = "recipe") -> Recipe:
         """Read a recipe from TOML text; `where` is what errors call it."""
         try:
-            plain = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            plain = tomli.loads(text)
+        except tomli.TOMLDecodeError as error:
             raise UserError(f"{where} is not TOML: {error}") from None
         for name in plain:
             if name not in SETTINGS:
@@ -153,8 +151,3 @@ class Recipe:
 
 
 SETTINGS: dict[str, Any] = {f.name: f for f in fields(Recipe)}
-
-
-def _hashable(value: Any) -> Any:
-    """TOML's lists as the tuples that optimizers want."""
-    return tuple(value) if isinstance(value, list) else value

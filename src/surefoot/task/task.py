@@ -115,24 +115,22 @@ def _split(batch: Any) -> tuple[Sequence[Any], Mapping[str, Any], Any]:
         named = dict(cast("Mapping[str, Any]", batch))
         targets = named.pop("targets")
         return (), named, targets
-    if isinstance(batch, Sequence) and len(cast("Sequence[Any]", batch)) >= 2:
+    if isinstance(batch, list | tuple) and batch:
         *inputs, targets = cast("Sequence[Any]", batch)
-        return inputs, {}, targets
+        return inputs or (targets,), {}, targets
+    kind = type(cast(object, batch)).__name__
     raise UserError(
-        f"a batch must be (inputs, targets), a dict with 'targets', or a tensor, not {type(batch).__name__}: "
+        f"a batch must be (inputs, targets), a dict with 'targets', or a tensor, not this {kind}: "
         "give the task a step(model, batch) for anything else"
     )
 
 
 def _rows(batch: Any) -> int:
     """How many items a batch, or its targets, hold."""
-    while not isinstance(batch, Tensor):
-        if isinstance(batch, Mapping):
-            batch = list(cast("Mapping[Any, Any]", batch).values())
-        if not isinstance(batch, Sequence) or not batch:
-            return 1
-        batch = cast("Sequence[Any]", batch)[-1]
-    return len(batch) if batch.ndim else 1
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else 1
+    parts: Any = list(cast("Mapping[Any, Any]", batch).values()) if isinstance(batch, Mapping) else batch
+    return _rows(parts[-1]) if isinstance(parts, list | tuple) and parts else 1
 
 
 def _mean(value: Any, rows: int, what: str) -> tuple[Tensor, float | Tensor]:

@@ -31,7 +31,7 @@ class Batches:
     def __init__(self, data: Any, batch_size: int, seed: int | None, what: str) -> None:
         self.batch_size = batch_size
         self.seed = seed
-        self.data = data.tensors if isinstance(data, TensorDataset) else data
+        self.data: Any = data.tensors if isinstance(data, TensorDataset) else data
         self.items = _count(self.data, what)
 
     def __len__(self) -> int:
@@ -42,11 +42,12 @@ class Batches:
         """The batches of one epoch, from the batch `start` on."""
         if isinstance(self.data, DataLoader):
             return islice(cast("DataLoader[Any]", self.data), start, None)
-        rows = self._order(number).split(self.batch_size)[start:]
+        rows = cast("tuple[Tensor, ...]", self._order(number).split(self.batch_size))[start:]
         if isinstance(self.data, Tensor):
             return (self.data[r] for r in rows)
         if isinstance(self.data, tuple):
-            return (tuple(t[r] for t in cast("tuple[Tensor, ...]", self.data)) for r in rows)
+            tensors = cast("tuple[Tensor, ...]", self.data)
+            return (tuple(t[r] for t in tensors) for r in rows)
         return iter(DataLoader(self.data, batch_sampler=[r.tolist() for r in rows]))
 
     def _order(self, epoch: int) -> Tensor:
@@ -84,7 +85,7 @@ def _count(data: Any, what: str) -> int:
     else:
         raise UserError(
             f"the {what} data must be a torch Dataset with a length, a tensor, a tuple of tensors or a DataLoader, "
-            f"not {type(data).__name__}"
+            f"not {type(cast(object, data)).__name__}"
         )
     if count == 0:
         raise UserError(f"the {what} data are empty")

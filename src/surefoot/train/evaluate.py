@@ -29,7 +29,7 @@ def evaluate(task: Task, model: nn.Module, batches: Iterable[Any], device: torch
         counts["val/loss"] += outcome.count
         if task.metric is not None:
             value: Any = task.metric(outcome.outputs, outcome.targets)
-            total, count = value if isinstance(value, tuple) else (value * outcome.count, outcome.count)
-            sums[task.score] += total
-            counts[task.score] += count
+            exact = isinstance(value, tuple)
+            sums[task.score] += value[0] if exact else value * outcome.count
+            counts[task.score] += value[1] if exact else outcome.count
     return {name: float(sums[name] / counts[name]) for name in sums}

@@ -8,7 +8,7 @@ import platform
 import random
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -207,7 +207,7 @@ def seed_everything(seed: int) -> None:
         sys.modules["numpy"].random.seed(seed % 2**32)
 
 
-def clip_gradients(params: list[Tensor], max_norm: float | None) -> Tensor:
+def clip_gradients(params: Sequence[Tensor], max_norm: float | None) -> Tensor:
     """The norm of the whole gradient; scales the gradient down to `max_norm` if it is larger."""
     if max_norm is not None:
         return clip_grad_norm_(params, max_norm)

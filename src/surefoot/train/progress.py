@@ -132,4 +132,3 @@ def _value(name: str, value: float) -> str:
     if name == "val/accuracy":
         return f"{100 * value:.2f} %"
     return f"{value:.2e}" if name == "train/lr" or (value and not 1e-3 <= abs(value) < 1e4) else f"{value:.4f}"
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,21 +36,19 @@ def make_cnn() -> nn.Module:
 
 
 def make_mlp() -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10)
-    )
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
 @cache
 def data() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Training and validation data: a fixed stratified split, pixels scaled from -1 to 1, `[N, 1, 8, 8]`."""
     try:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
+        from sklearn import datasets, model_selection
     except ImportError:
         raise UserError("the digits need scikit-learn: pip install 'surefoot[tasks]'") from None
-    bunch: Any = load_digits()
-    parts: Any = train_test_split(bunch.images, bunch.target, test_size=0.2, stratify=bunch.target, random_state=0)
+    bunch = cast(Any, datasets.load_digits())
+    split = cast(Any, model_selection.train_test_split)
+    parts = split(bunch.images, bunch.target, test_size=0.2, stratify=bunch.target, random_state=0)
     x, x_val, y, y_val = map(torch.as_tensor, parts)
     scale = [(images / 8 - 1).float().unsqueeze(1) for images in (x, x_val)]
     return (scale[0], y.long()), (scale[1], y_val.long())
@@ -58,6 +56,4 @@ def data() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 def _task(model: Any, recipe: Recipe) -> Task:
     train, val = data()
-    return Task(
-        model=model, loss=nn.CrossEntropyLoss(), train=train, val=val, metric=metrics.accuracy, recipe=recipe
-    )
+    return Task(model=model, loss=nn.CrossEntropyLoss(), train=train, val=val, metric=metrics.accuracy, recipe=recipe)

@@ -1,0 +1,84 @@
+"""Every optimizer with every option, and gradients of real models to feed them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parent))  # oracle.py
+
+CASES = {
+    "SGD": [
+        {"lr": 0.1},
+        {"lr": 0.1, "weight_decay": 0.1, "maximize": True},
+        {"lr": 0.05, "momentum": 0.9},
+        {"lr": 0.05, "momentum": 0.9, "dampening": 0.5, "weight_decay": 0.01},
+        {"lr": 0.05, "momentum": 0.9, "nesterov": True},
+        {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "maximize": True},
+    ],
+    "Adam": [
+        {},
+        {"weight_decay": 0.1},
+        {"amsgrad": True},
+        {"betas": (0.8, 0.99), "eps": 1e-6, "lr": 1e-2},
+        {"amsgrad": True, "weight_decay": 0.1, "maximize": True},
+    ],
+    "AdamW": [{}, {"weight_decay": 0.1, "lr": 1e-2}, {"amsgrad": True, "maximize": True}],
+    "RMSprop": [
+        {},
+        {"weight_decay": 0.1, "maximize": True},
+        {"momentum": 0.9, "lr": 1e-3},
+        {"centered": True},
+        {"centered": True, "momentum": 0.9, "lr": 1e-3, "weight_decay": 0.01, "alpha": 0.9},
+    ],
+    "Adagrad": [
+        {},
+        {"weight_decay": 0.1, "maximize": True},
+        {"lr_decay": 0.01},
+        {"initial_accumulator_value": 0.1, "lr_decay": 0.1, "eps": 1e-6},
+    ],
+}
+ALL = [(name, options) for name, each in CASES.items() for options in each]
+IDS = [f"{name}({', '.join(f'{k}={v}' for k, v in options.items())})" for name, options in ALL]
+
+
+def models() -> dict[str, nn.Module]:
+    return {
+        "mlp": nn.Sequential(nn.Linear(12, 24), nn.Tanh(), nn.Linear(24, 12), nn.GELU(), nn.Linear(12, 5)),
+        "conv": nn.Sequential(
+            nn.Unflatten(1, (1, 3, 4)), nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(72, 5)
+        ),
+        "norm": nn.Sequential(nn.Linear(12, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 5)),
+    }
+
+
+def trajectory(kind: str, steps: int, seed: int) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
+    """A random model's first parameters, and the gradients it sees while it is trained on random data, in fp32."""
+    torch.manual_seed(seed)
+    model = models()[kind]
+    start = [p.detach().clone() for p in model.parameters()]
+    x, y = torch.randn(256, 12), torch.randint(5, (256,))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    gradients: list[list[torch.Tensor]] = []
+    for _ in range(steps):
+        rows = torch.randint(256, (16,))
+        optimizer.zero_grad()
+        F.cross_entropy(model(x[rows]), y[rows]).backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+        optimizer.step()
+    return start, gradients
+
+
+def replay(cls: type, options: dict, start: list, gradients: list, dtype: torch.dtype) -> list[torch.Tensor]:
+    """The parameters after an optimizer of this class has seen all the gradients."""
+    params = [nn.Parameter(p.to(dtype, copy=True)) for p in start]
+    optimizer = cls(params, **options)
+    for grads in gradients:
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g.to(dtype)
+        optimizer.step()
+    return [p.detach() for p in params]
