@@ -119,20 +119,27 @@ class Optimizer(torch.optim.Optimizer):
     def _check(self, group: Group) -> None:
         """Refuse hyper-parameters out of range, and options that are not there yet."""
         for name in self.positive:
-            value = group[name]
-            if not (isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)):
-                raise self._refusal(name, value, "it must be a number, or a tensor of one element")
-            if not value >= 0:
-                raise self._refusal(name, value, "it must be 0 or more")
+            if not _is_number(group[name]):
+                raise self._refusal(name, group[name], "it must be a number, or a tensor of one element")
+            if not group[name] >= 0:
+                raise self._refusal(name, group[name], "it must be 0 or more")
         for name in self.pairs:
-            pair = cast("tuple[float, ...]", group[name])
-            if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(0 <= x < 1 for x in pair)):
-                raise self._refusal(name, pair, "it must be two numbers from 0 to below 1")
+            if not (_is_pair(group[name]) and all(0 <= x < 1 for x in group[name])):
+                raise self._refusal(name, group[name], "it must be two numbers from 0 to below 1")
         if group.get("capturable"):
             raise self._refusal("capturable", True, "CUDA graphs are not supported yet, leave it False")
 
     def _refusal(self, name: str, value: object, why: str) -> UserError:
         return UserError(f"{type(self).__name__}: {name}={value!r}: {why}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+
+
+def _is_pair(value: object) -> bool:
+    numbers = cast("tuple[object, ...]", value)
+    return isinstance(value, tuple | list) and len(numbers) == 2 and all(map(_is_number, numbers))
 
 
 def _value(group: Group, name: str) -> Any:

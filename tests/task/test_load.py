@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+import surefoot as sf
+from surefoot.task.load import fingerprint, load
+
+GOOD = """
+import torch, surefoot as sf
+from helper_of_the_task import SIZE
+x = torch.randn(8, SIZE)
+def make(): return sf.Task(model=lambda: torch.nn.Linear(SIZE, 1), loss=torch.nn.MSELoss(), train=(x, x[:, :1]))
+def nothing(): return 5
+def broken():
+    return 1 / 0
+"""
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "helper_of_the_task.py").write_text("SIZE = 3")
+    path = tmp_path / "my_task.py"
+    path.write_text(GOOD)
+    yield path
+    for name in ("my_task", "helper_of_the_task"):
+        sys.modules.pop(name, None)
+
+
+def test_from_a_file_and_from_a_module(file):
+    by_path, by_name = load(f"{file}:make"), load("my_task:make")
+    assert by_path.name == f"{file}:make"
+    assert by_path.source == by_name.source == file
+    assert fingerprint(by_path) == fingerprint(by_name) != None  # noqa: E711
+    file.write_text(GOOD + "\n# changed")
+    assert fingerprint(load(f"{file}:make")) != fingerprint(sf.Task(model=dict, loss=print, train=[1]))
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("digits-cn", "unknown task digits-cn: did you mean digits-cnn?"),
+        ("my_task.py", "my_task.py:function"),
+        ("none.py:make", "there is no task file none.py"),
+        ("my_task.py:mak", "unknown function in my_task.py: mak: did you mean make?"),
+        ("my_task.py:nothing", "must return a surefoot.Task; it returned int"),
+        ("my_task.py:broken", "raised ZeroDivisionError: division by zero"),
+        ("no_such_module:make", "raised ModuleNotFoundError"),
+        ("my_task.py:x", "my_task.py:x raised TypeError"),
+    ],
+)
+def test_mistakes_are_named(file, reference, words):
+    with pytest.raises(sf.UserError) as error:
+        load(reference)
+    assert words in str(error.value)
+
+
+def test_a_file_that_raises_is_named_with_its_line(file):
+    file.write_text("import torch\n\nraise RuntimeError('no data here')")
+    with pytest.raises(sf.UserError, match=r"RuntimeError: no data here \(.*my_task.py, line 3\)"):
+        load(f"{file}:make")
+    file.write_text("def f(:")
+    with pytest.raises(sf.UserError, match=r"SyntaxError"):
+        load(f"{file}:make")
