@@ -90,7 +90,7 @@ def test_mistakes_are_named(text, words):
 
 
 def test_unreadable_files_are_named(tmp_path):
-    with pytest.raises(sf.UserError, match="cannot read the recipe .*No such file"):
+    with pytest.raises(sf.UserError, match=r"cannot read the recipe .*No such file"):
         sf.Recipe.load(tmp_path / "none.toml")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(sf.UserError, match="not UTF-8"):

@@ -30,9 +30,11 @@ class Driver:
         self._write()
 
     def state_dict(self) -> dict[str, Any]:
+        """The time, which is all there is to keep."""
         return {"time": self.time}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved time: write the rates of that time."""
         self.time = int(state["time"])
         self._write()
 

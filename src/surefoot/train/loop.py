@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from surefoot.errors import UserError
@@ -89,7 +89,10 @@ def train(
 
     train_data = Batches(task.train, recipe.batch_size, recipe.seed, "training")
     val_data = None if task.val is None else Batches(task.val, recipe.batch_size, None, "validation")
-    model = task.model().to(device)
+    model = task.model()
+    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UserError(f"the model function of {task.name} must return a model; it returned {type(model).__name__}")
+    model.to(device)
     params = [p for p in model.parameters() if p.requires_grad]
     if not params:
         raise UserError(f"the model of {task.name} has no trainable parameters")

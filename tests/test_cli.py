@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import surefoot as sf
+from surefoot.cli import main
+
+TASKS = """
+import os, torch, surefoot as sf
+x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+data = (x, (x.sum(1) > 0).long())
+def task(**changes):
+    parts = dict(model=lambda: torch.nn.Linear(4, 2), loss=torch.nn.CrossEntropyLoss(), train=data, val=data,
+                 metric=sf.metrics.accuracy, recipe=sf.Recipe(epochs=3, lr=0.1, options={"betas": (0.8, 0.9)}))
+    return sf.Task(**{**parts, **changes})
+def good(): return task()
+def empty(): return task(train=(x[:0], data[1][:0]))
+def frozen(): return task(model=lambda: torch.nn.Linear(4, 2).requires_grad_(False))
+def raises(): raise RuntimeError("no data\\nhere")
+def shapes(): return task(model=lambda: torch.nn.Linear(5, 2))
+def nan(): return task(loss=lambda o, t: o.sum() * float("nan"))
+def slow():
+    import time
+    def loss(o, t):
+        time.sleep(0.05)
+        return torch.nn.functional.cross_entropy(o, t)
+    return task(loss=loss, recipe=sf.Recipe(epochs=1000, batch_size=8))
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("tasks.py").write_text(TASKS)
+    yield tmp_path
+    sys.modules.pop("tasks", None)
+
+
+def test_a_task_from_a_file_is_trained(capsys):
+    assert main(["train", "tasks.py:good"]) == 0
+    out = capsys.readouterr().out
+    assert "tasks.py:good: adamw, lr 0.1, cosine, 3 epochs" in out
+    places = dict(re.findall(r"^(checkpoint|summary) +(\S+)$", out, re.M))
+    assert all(Path(place).is_file() for place in places.values())
+    assert len(places) == 2
+    assert "tensorboard --logdir runs/tasks.py-good/tensorboard" in out
+    assert main(["train", "tasks:good", "--dir", "runs/by-module", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_settings_go_before_the_file_and_the_file_before_the_task():
+    sf.Recipe(lr=0.5, epochs=2).save("mine.toml")
+    assert main(["train", "tasks.py:good", "--dir", "a", "--recipe", "mine.toml", "--epochs", "1", "--quiet"]) == 0
+    assert sf.Run("a").recipe == sf.Recipe(lr=0.5, epochs=1)
+    flags = "--optimizer sgd-momentum --option nesterov=true --option momentum=0.8 --clip-norm 1 --schedule step(2)"
+    assert main(["train", "tasks.py:good", "--dir", "b", *flags.split(), "--quiet"]) == 0
+    assert sf.Run("b").recipe == sf.Recipe(
+        optimizer="sgd-momentum", options={"nesterov": True, "momentum": 0.8}, clip_norm=1, schedule="step(2)", epochs=3
+    )
+    assert main(["train", "tasks.py:good", "--dir", "c", "--option", "eps=1e-6", "--quiet"]) == 0
+    assert sf.Run("c").recipe.options == {"betas": (0.8, 0.9), "eps": 1e-6}
+
+
+def test_tasks_are_listed(capsys):
+    assert main(["tasks"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()] == [
+        "digits-cnn", "digits-mlp", "stdlib-gpt", "stdlib-gru", "quadratic-deep",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("train digits-cn", "unknown task digits-cn: did you mean digits-cnn?"),
+        ("train", "which task?"),
+        ("train none.py:f", "there is no task file none.py"),
+        ("train tasks.py:empty", "the training data are empty"),
+        ("train tasks.py:frozen", "no trainable parameters"),
+        ("train tasks.py:raises", r"raised RuntimeError: no data here \(.*tasks.py, line 12\)"),
+        ("train tasks.py:shapes", r"RuntimeError: mat1 and mat2 shapes cannot be multiplied .*--traceback"),
+        ("train tasks.py:nan", r"the loss is nan at step 1 \(the first\)"),
+        ("train tasks.py:good --optimizer adamv", "unknown optimizer adamv: did you mean adam"),
+        ("train tasks.py:good --lr -0.1", "lr=-0.1 must be 0 or more"),
+        ("train tasks.py:good --lr fast", "argument --lr: invalid float value: 'fast'"),
+        ("train tasks.py:good --option beta=1", "unknown option of adamw beta: did you mean betas?"),
+        ("train tasks.py:good --option beta", "'beta' is not NAME=VALUE"),
+        ("train tasks.py:good --epochs 0", "epochs=0 must be 1 or more"),
+        ("train tasks.py:good --schedule cosine+1", r"expected '>>' or the end, found '\+'"),
+        ("train tasks.py:good --schedule exec(1)", "exec: known are"),
+        ("train tasks.py:good --recipe bad.toml", "weight_deacy: did you mean weight_decay?"),
+        ("train tasks.py:good --recipe none.toml", "cannot read the recipe none.toml: No such file"),
+        ("train tasks.py:good --resume", "there is no run in runs/tasks.py-good"),
+        ("train --resume", "there is no run under runs/"),
+        ("train tasks.py:good --device gpu", "device"),
+        ("train tasks.py:good --epoch 3", "unrecognized arguments: --epoch 3"),
+        ("trane", "invalid choice: 'trane'"),
+        ("", "required: COMMAND"),
+    ],
+)
+def test_mistakes_get_one_line_and_leave_nothing(capsys, arguments, words):
+    Path("bad.toml").write_text("weight_deacy = 1")
+    try:
+        status = main(arguments.split())
+    except SystemExit as stopped:  # argparse
+        status = stopped.code
+    error = capsys.readouterr().err
+    assert status not in (0, None)
+    assert error.count("\n") == 1, error
+    assert "Traceback" not in error
+    assert re.search(words, error), error
+    assert not Path("runs").exists() or not list(Path("runs").iterdir())
+
+
+def test_a_second_run_of_the_same_name_is_refused(capsys):
+    assert main(["train", "tasks.py:good", "--quiet"]) == 0
+    assert main(["train", "tasks.py:good", "--quiet"]) == 1
+    assert "already holds a run: resume it (--resume), or choose another name (--dir)" in capsys.readouterr().err
+
+
+def test_the_traceback_is_there_for_who_asks():
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        main(["train", "tasks.py:shapes", "--traceback"])
+
+
+def test_ctrl_c_saves_and_resume_goes_on():
+    """In a process of its own, as a user would: stop it in the middle, go on, stop it again by SIGTERM."""
+    command = [sys.executable, "-m", "surefoot", "train"]
+
+    def stopped(arguments: list[str], signum: int) -> tuple[int, str]:
+        process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline()  # what is going to be trained
+        while not (line := process.stdout.readline()).startswith("epoch"):
+            assert line or process.poll() is None, process.stderr.read()
+        time.sleep(0.1)  # into the next epoch
+        process.send_signal(signum)
+        _, error = process.communicate(timeout=60)
+        return process.returncode, error
+
+    status, error = stopped(["tasks.py:slow"], signal.SIGINT)
+    assert status == 130
+    assert re.fullmatch(r"surefoot: stopped in epoch \d+, step \d+; all is saved, --resume goes on from here\n", error)
+    first = sf.Run("runs/tasks.py-slow").last
+    assert first is not None
+    assert first.step > 8
+    status, error = stopped(["--resume"], signal.SIGTERM)
+    assert status == 143
+    run = sf.Run("runs/tasks.py-slow")
+    assert run.last is not None
+    assert run.last.step > first.step
+    assert [step for step, _ in run.signal("train/loss")] == list(range(1, run.last.step + 1))
+    assert os.listdir("runs") == ["tasks.py-slow"]

@@ -1,0 +1,107 @@
+"""What users type: names, signatures and flags. A change here is a change of the product, made on purpose."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+
+import pytest
+
+import surefoot as sf
+from surefoot import cli
+
+NAMES = {
+    sf: "Recipe Run Task UserError metrics optim schedule train",
+    sf.optim: "Adagrad Adam AdamW Optimizer RMSprop SGD create names",
+    sf.schedule: "Driver Schedule constant cosine drive linear parse step",
+}
+
+SIGNATURES = {
+    "train": "(task, recipe=None, dir=None, *, resume=False, device=None, quiet=False)",
+    "Task": "(*, model, loss=None, train=None, val=None, metric=None, step=None, recipe=None, name='', source=None)",
+    "Recipe": (
+        "(*, optimizer='adamw', lr=None, weight_decay=None, options=<factory>, schedule='cosine', "
+        "schedule_every='epoch', epochs=20, batch_size=64, clip_norm=None, seed=0)"
+    ),
+    "Recipe.replace": "(self, **changes)",
+    "Recipe.to_toml": "(self)",
+    "Recipe.from_toml": "(text, where='recipe')",
+    "Recipe.save": "(self, path)",
+    "Recipe.load": "(path)",
+    "Recipe.code": "(self)",
+    "Run": "(dir)",
+    "Run.signal": "(self, name)",
+    "optim.create": "(name, model, **options)",
+    "optim.names": "()",
+    "schedule.constant": "(factor=1, length=None)",
+    "schedule.step": "(every, gamma=0.1, length=None)",
+    "schedule.linear": "(start, end, length=None)",
+    "schedule.cosine": "(length=None, floor=0)",
+    "schedule.drive": "(optimizer, lr, total=None)",
+    "schedule.parse": "(text)",
+    "schedule.Driver.step": "(self)",
+    "schedule.Driver.state_dict": "(self)",
+    "schedule.Driver.load_state_dict": "(self, state)",
+    "metrics.accuracy": "(outputs, targets)",
+    "metrics.squared_error": "(outputs, targets)",
+}  # the optimizers' constructors are torch's, see tests/optim/test_dropin.py
+
+FLAGS = {
+    "train": (
+        "task --batch-size --clip-norm --device --dir --epochs --help --lr --optimizer --option --quiet --recipe "
+        "--resume --schedule --schedule-every --seed --traceback --weight-decay"
+    ),
+    "tasks": "--help --traceback",
+}
+
+
+def plain(signature: inspect.Signature) -> str:
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+
+
+@pytest.mark.parametrize("module", NAMES, ids=lambda m: m.__name__)
+def test_names(module):
+    assert sorted(module.__all__) == sorted(NAMES[module].split())
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    assert set(module.__all__) <= set(dir(module))
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures(name):
+    thing = sf
+    for part in name.split("."):
+        thing = getattr(thing, part)
+    assert plain(inspect.signature(thing)) == SIGNATURES[name]
+    assert thing.__doc__
+
+
+def test_commands_and_flags():
+    (commands,) = (a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    found = {
+        name: sorted(flag for a in command._actions for flag in a.option_strings[-1:] or [a.dest])
+        for name, command in commands.choices.items()
+    }
+    assert found == {name: sorted(flags.split()) for name, flags in FLAGS.items()}
+
+
+def test_every_setting_of_a_recipe_has_a_flag():
+    settings = {f.name for f in dataclasses.fields(sf.Recipe)} - {"options"}
+    assert {f"--{name.replace('_', '-')}" for name in settings} <= set(FLAGS["train"].split())
+
+
+def test_the_function_train_is_not_hidden_by_its_module():
+    import surefoot.train.loop
+
+    assert callable(sf.train)
+    assert surefoot.train is sf.train
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = sf.trian
+
+
+def test_version():
+    from importlib.metadata import version
+
+    assert sf.__version__ == version("surefoot")
