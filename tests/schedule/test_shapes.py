@@ -76,9 +76,9 @@ def test_then_is_associative(a, b, c, t):
 
 
 @given(shapes, shapes, times)
-def test_values_are_finite_and_never_negative(a, b, t):
+def test_values_are_numbers_and_never_negative(a, b, t):
     value = (a >> b)(t)
-    assert math.isfinite(value)
+    assert not math.isnan(value)
     assert value >= 0 or value == pytest.approx(0, abs=1e-12)
 
 

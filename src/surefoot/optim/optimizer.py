@@ -11,7 +11,6 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
 from surefoot.engine import reference
 from surefoot.engine.update import Update
@@ -52,9 +51,11 @@ class Optimizer(torch.optim.Optimizer):
     state_dict = _light("state_dict")
     load_state_dict = _light("load_state_dict")
 
-    def __init__(self, params: ParamsT, **defaults: Any) -> None:
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        """Take a subclass's `locals()`: all its arguments but the parameters are defaults of the groups."""
+        defaults = {name: value for name, value in arguments.items() if name not in ("self", "params", "__class__")}
         self._check(defaults)
-        super().__init__(params, defaults)
+        super().__init__(arguments["params"], defaults)
 
     def rule(self, group: Group) -> Rule:
         """The update rule for a group with these options."""

@@ -21,7 +21,7 @@ from surefoot.optim.sgd import SGD
 class Entry:
     """A name of the registry: the class behind it, the usual learning rate, and what the name sets besides."""
 
-    factory: type[Optimizer]
+    factory: type[Any]  # of Optimizer: their constructors differ
     lr: float
     preset: Mapping[str, Any] = field(default_factory=dict[str, Any])
 

@@ -150,7 +150,10 @@ class Step(Shape):
     length: float | None = None
 
     def _factor(self, t: float) -> float:
-        return float(self.gamma) ** (t // self.every)
+        try:
+            return float(self.gamma) ** (t // self.every)
+        except OverflowError:  # Python's way of saying infinity
+            return math.inf
 
     def formula(self, rest: str) -> str:
         time = "t" if self.length is None else f"min(t, {_number(self.length)})"

@@ -74,8 +74,9 @@ def train(
     >>> x = torch.randn(256, 3, generator=torch.Generator().manual_seed(0))
     >>> data = (x, x.sum(1, keepdim=True))
     >>> task = sf.Task(model=lambda: torch.nn.Linear(3, 1), loss=torch.nn.MSELoss(), train=data, val=data)
-    >>> run = sf.train(task, sf.Recipe(lr=0.1, epochs=10), dir=tempfile.mkdtemp(), quiet=True)
-    >>> run.best.values["val/loss"] < 0.01
+    >>> with tempfile.TemporaryDirectory() as dir:
+    ...     run = sf.train(task, sf.Recipe(lr=0.1, epochs=20), dir + "/first", quiet=True)
+    ...     print(run.best.values["val/loss"] < 0.01)
     True
     """
     dir = Path(dir) if dir is not None else default_dir(task)
