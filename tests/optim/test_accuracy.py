@@ -6,7 +6,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from conftest import ALL, IDS, replay, trajectory
+from cases import ALL, IDS, replay, trajectory
 
 import surefoot as sf
 

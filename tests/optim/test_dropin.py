@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import ALL, CASES, IDS, replay, trajectory
+from cases import ALL, CASES, IDS, replay, trajectory
 from torch import nn
 
 import surefoot as sf

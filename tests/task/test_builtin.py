@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import surefoot as sf
 from surefoot.task.builtin import BUILTIN, digits, quadratic, text
 from surefoot.task.load import load
 
@@ -23,6 +24,12 @@ def test_a_few_steps_lower_the_loss(name):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+def test_the_demo_reads_digits(tmp_path):
+    """The README's first command: 98 % of the validation digits or more."""
+    run = sf.train(load("digits-cnn"), dir=tmp_path / "run", quiet=True)
+    assert run.best.values["val/accuracy"] >= 0.98
 
 
 def test_digits_are_split_by_class():

@@ -1,0 +1,32 @@
+"""The benchmarks run, and what they say that can be judged here is so (times are judged by people)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+def rows(script: str, *arguments: str) -> list[str]:
+    """The rows of the table that a benchmark prints."""
+    command = [sys.executable, str(FOLDER / script), *arguments]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [line for line in out.splitlines() if line.startswith("| ")][1:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["digits-cnn", "digits-mlp", "quadratic-deep", "stdlib-gpt", "stdlib-gru"])
+def test_every_optimizer_of_the_guide_trains_every_task(task):
+    found = rows("tasks.py", task)
+    assert len(found) == 6
+    assert all("| yes |" in row for row in found), found
+
+
+@pytest.mark.slow
+def test_the_other_tables_are_printed():
+    assert len(rows("import_time.py", "--runs", "1")) == 4
+    assert len(rows("accuracy.py")) == 23
