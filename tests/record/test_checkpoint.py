@@ -89,10 +89,10 @@ def test_a_folder_left_by_a_crash_is_no_hindrance(tmp_path):
 
 
 def test_unreadable_checkpoints_are_named(tmp_path):
-    with pytest.raises(sf.UserError, match="no readable checkpoint"):
+    with pytest.raises(sf.UserError, match="cannot be read"):
         checkpoint.load(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(sf.UserError, match="no readable checkpoint"):
+    with pytest.raises(sf.UserError, match="cannot be read"):
         checkpoint.load(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(sf.UserError, match="its format is 99"):

@@ -89,7 +89,7 @@ def test_a_used_directory_is_refused(run, tmp_path):
 
 def test_a_store_survives_reopening(tmp_path):
     for step in (1, 2):
-        store = Store(tmp_path / "s.sqlite")
+        store = Store(tmp_path / "s.sqlite", write=True)
         store.add([(step, "a", float(step))])
         store.close()
     store = Store(tmp_path / "s.sqlite")

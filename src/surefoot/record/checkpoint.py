@@ -44,18 +44,25 @@ class Checkpoint:
         return self.path / "model.safetensors"
 
     def load_model(self, model: nn.Module) -> None:
-        """Put the saved weights and buffers into a model."""
-        model.load_state_dict(self._read("model"))
+        """Put the saved weights and buffers into a model; one that they do not fit is refused."""
+        try:
+            model.load_state_dict(self._read("model"))
+        except RuntimeError as error:
+            raise UserError(f"the checkpoint {self.path} does not fit the model: {error}") from None
 
     def state(self) -> Any:
         """What `save` was given as `state`."""
         return self._read("state")
 
     def _read(self, part: str) -> Any:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 
-        manifest = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
-        return _unpack(manifest[part], load_file(self.path / f"{part}.safetensors"))
+        file = self.path / f"{part}.safetensors"
+        try:
+            return _unpack(files.read_json(self.path / "manifest.json")[part], load_file(file))
+        except (SafetensorError, OSError, KeyError) as error:
+            raise UserError(f"{file} is damaged: {error}") from None
 
 
 def save(path: Path, model: nn.Module, state: Any, epoch: int, step: int, values: Mapping[str, float]) -> None:
@@ -79,23 +86,27 @@ def save(path: Path, model: nn.Module, state: Any, epoch: int, step: int, values
         "step": step,
         "values": dict(values),
     }
-    for part, tree in (("model", model.state_dict()), ("state", state)):
-        tensors: dict[str, Tensor] = {}
-        manifest[part] = _pack(tree, "", tensors, {})
-        save_file(tensors, fresh / f"{part}.safetensors")
-    (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    files.move(fresh, path)
+    try:
+        for part, tree in (("model", model.state_dict()), ("state", state)):
+            tensors: dict[str, Tensor] = {}
+            manifest[part] = _pack(tree, "", tensors, {})
+            save_file(tensors, fresh / f"{part}.safetensors")
+        (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        files.move(fresh, path)
+    except BaseException:
+        rmtree(fresh, ignore_errors=True)
+        raise
 
 
 def load(path: Path) -> Checkpoint:
     """Open a checkpoint."""
-    try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} holds no readable checkpoint: {error}") from None
+    manifest = files.read_json(path / "manifest.json")
     if manifest.get("format") != FORMAT:
         raise UserError(f"{path} was written by another surefoot: its format is {manifest.get('format')}, not {FORMAT}")
-    return Checkpoint(path, manifest["epoch"], manifest["step"], manifest["values"])
+    try:
+        return Checkpoint(path, manifest["epoch"], manifest["step"], manifest["values"])
+    except KeyError as error:
+        raise UserError(f"{path / 'manifest.json'} is damaged: {error} is missing") from None
 
 
 Key = tuple[Any, ...]

@@ -27,7 +27,7 @@ class Recorder:
     """
 
     def __init__(self, run: Run, step: int = 0) -> None:
-        self.store = Store(run.dir / "record.sqlite")
+        self.store = Store(run.dir / "record.sqlite", write=True)
         self.store.cut(step)
         self.pending: list[tuple[int, Mapping[str, float | Tensor]]] = []
         self.writer = None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Generator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -39,6 +39,8 @@ class Run:
 
     def __init__(self, dir: str | Path) -> None:
         self.dir = Path(dir)
+        self._new = False
+        self._made: list[Path] = []  # folders that were made for it, the innermost first
         if not Run.exists(self.dir):
             raise UserError(f"there is no run in {self.dir}")
 
@@ -50,15 +52,48 @@ class Run:
     def create(cls, dir: Path, task: Task, recipe: Recipe) -> Run:
         """Begin a run in an empty or new directory."""
         refuse_used(dir)
-        (dir / "checkpoints").mkdir(parents=True)
-        described = {"task": task.name, "source": str(task.source or ""), "sha256": fingerprint(task)}
-        files.write_text(dir / "task.json", json.dumps(described, indent=1))
-        files.write_text(dir / "recipe.toml", recipe.to_toml())
-        return cls(dir)
+        made = [folder for folder in (dir, *dir.parents) if not folder.exists()]
+        try:
+            for left in dir.glob("*"):  # of a run that failed before its first checkpoint
+                rmtree(left) if left.is_dir() else left.unlink()
+            (dir / "checkpoints").mkdir(parents=True)
+            described = {"task": task.name, "source": str(task.source or ""), "sha256": fingerprint(task)}
+            files.write_text(dir / "task.json", json.dumps(described, indent=1))
+            files.write_text(dir / "recipe.toml", recipe.to_toml())
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {dir}: {error.strerror}: choose another directory (--dir, dir=)"
+            ) from None
+        run = cls(dir)
+        run._new, run._made = True, made
+        return run
+
+    @contextmanager
+    def opened(self) -> Generator[None]:
+        """While this context lasts, the run is this process's alone. A new run in which nothing was recorded by its end
+        is removed."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.dir / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"another process is training in {self.dir}") from None
+        except OSError as error:
+            raise UserError(f"cannot write to {self.dir}: {error.strerror}") from None
+        try:
+            yield
+        finally:
+            lock.release()
+            if self._new and self.empty:
+                self.discard()
 
     def discard(self) -> None:
-        """Remove the run, as if it had never begun."""
-        rmtree(self.dir)
+        """Remove the run and the folders made for it, as if it had never begun."""
+        for left in self.dir.glob("*"):
+            rmtree(left) if left.is_dir() else left.unlink()
+        for folder in self._made:
+            folder.rmdir()
 
     @property
     def recipe(self) -> Recipe:
@@ -68,13 +103,13 @@ class Run:
     @property
     def task(self) -> dict[str, Any]:
         """What was trained: `task` (name or path), `source` (file) and `sha256` (of the file)."""
-        return json.loads((self.dir / "task.json").read_text(encoding="utf-8"))
+        return files.read_json(self.dir / "task.json")
 
     @property
     def summary(self) -> dict[str, Any]:
         """How it ended; empty while it is under way."""
         path = self.dir / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return files.read_json(path) if path.is_file() else {}
 
     @property
     def best(self) -> Checkpoint | None:
@@ -89,8 +124,10 @@ class Run:
     @property
     def empty(self) -> bool:
         """Whether nothing has been recorded yet."""
+        if not (self.dir / "record.sqlite").is_file():
+            return not self._index()
         with closing(Store(self.dir / "record.sqlite")) as store:
-            return not store.names()
+            return not store.names() and not self._index()
 
     def signal(self, name: str) -> list[tuple[int, float]]:
         """A signal as (step, value) pairs, such as "train/loss"; the first step is 1."""
@@ -118,11 +155,14 @@ class Run:
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Write the summary."""
-        files.write_text(self.dir / "summary.json", json.dumps(facts, indent=1))
+        files.write_text(self.dir / "summary.json", json.dumps(facts, indent=1, allow_nan=False))
 
     def _index(self) -> dict[str, str]:
         path = self.dir / "checkpoints" / "index.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if path.is_file():
+            return files.read_json(path)
+        left = sorted(folder.name for folder in path.parent.glob("epoch-*"))  # all whole, but the index is lost
+        return {"last": left[-1]} if left else {}
 
     def _checkpoint(self, which: str) -> Checkpoint | None:
         name = self._index().get(which)
@@ -135,6 +175,11 @@ class Run:
 def refuse_used(dir: Path) -> None:
     """Refuse a directory that a run cannot begin in."""
     if Run.exists(dir):
-        raise UserError(f"{dir} already holds a run: resume it (--resume), or choose another name (--dir)")
+        run = Run(dir)
+        if run.last is None and run.summary.get("status") == "failed":
+            return  # nothing can go on from there: it may be replaced
+        raise UserError(
+            f"{dir} already holds a run: resume it (--resume, resume=True), or choose another name (--dir, dir=)"
+        )
     if dir.exists() and (not dir.is_dir() or any(dir.iterdir())):
-        raise UserError(f"{dir} exists and is no empty directory: choose another name (--dir)")
+        raise UserError(f"{dir} exists and is no empty directory: choose another name (--dir, dir=)")

@@ -8,7 +8,8 @@ import platform
 import random
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.utils.data import DataLoader
 
 from surefoot.errors import UserError
 from surefoot.record import Checkpoint, Recorder, Run
@@ -79,13 +81,15 @@ def train(
     ...     print(run.best.values["val/loss"] < 0.01)
     True
     """
+    if not isinstance(task, Task) or not isinstance(recipe, Recipe | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UserError("train(task, recipe, dir): the task must be a sf.Task and the recipe a sf.Recipe")
     dir = Path(dir) if dir is not None else default_dir(task)
     if resume:
         recipe = recipe_to_resume(Run(dir), task, recipe)
     else:
         refuse_used(dir)
         recipe = recipe or task.recipe or Recipe()
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     seed_everything(recipe.seed)
 
     train_data = Batches(task.train, recipe.batch_size, recipe.seed, "training")
@@ -110,22 +114,25 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         position = Position(**state["position"])
+        if position.batch and isinstance(task.train, DataLoader):
+            log.warning(
+                "the DataLoader has its own order: items of the epoch that goes on may come twice or not at all"
+            )
     began = time.monotonic() - position.seconds
     looked = -math.inf
-    losses: list[float] = []  # of the epoch under way
     latest: dict[str, float] = {}
 
     def look() -> None:
-        """Write the signals gathered since the last look, and stop at a loss that is no number."""
+        """Write the signals gathered since the last look, and stop where a loss or a gradient is no number."""
         nonlocal looked
         rows = record.read()
-        for step, name, value in rows:
-            latest[name] = value
-            if name == "train/loss":
-                losses.append(value)
-                if not math.isfinite(value):
-                    raise non_finite(value, step, run)
-        record.write(rows)
+        bad = next((row for row in rows if not math.isfinite(row[2])), None)
+        if bad is None or bad[0] > 1:  # at the very first step the run is discarded
+            record.write([row for row in rows if bad is None or row[0] <= bad[0]])
+        if bad is not None:
+            raise non_finite(*bad, run)
+        latest.update({name: value for _, name, value in rows})
+        losses.extend(value for _, name, value in rows if name == "train/loss")
         progress.step(position.step, latest)
         looked = time.monotonic()
 
@@ -141,56 +148,48 @@ def train(
         where = f"epoch {position.epoch + 1}, step {position.step}"
         return Interrupted(stop.signum, f"stopped in {where}; all is saved, --resume goes on from here")
 
-    status = "failed"
-    try:
-        with (
-            Recorder(run, position.step) as record,
-            show(recipe.epochs, steps, position.step, quiet) as progress,
-            StopRequest() as stop,
-        ):
-            for epoch in range(position.epoch, recipe.epochs):
-                model.train()
-                for batch in stop.guard(train_data.epoch(epoch, start=position.batch)):
-                    optimizer.zero_grad()
-                    loss = task.outcome(model, to_device(batch, device)).loss
-                    loss.backward()
-                    norm = clip_gradients(params, recipe.clip_norm)
-                    optimizer.step()
+    with (
+        run.opened(),
+        concluded(run, position, device),
+        Recorder(run, position.step) as record,
+        show(recipe.epochs, steps, position.step, quiet) as progress,
+        StopRequest() as stop,
+    ):
+        losses = [value for step, value in record.store.read("train/loss") if step > position.step - position.batch]
+        for epoch in range(position.epoch, recipe.epochs):
+            model.train()
+            for batch in stop.guard(train_data.epoch(epoch, start=position.batch)):
+                optimizer.zero_grad()
+                loss = task.outcome(model, to_device(batch, device)).loss
+                loss.backward()
+                norm = clip_gradients(params, recipe.clip_norm)
+                optimizer.step()
 
-                    position.step += 1
-                    position.batch += 1
-                    lr = optimizer.param_groups[0]["lr"]
-                    record.add(position.step, {"train/loss": loss.detach(), "train/lr": lr, "train/grad_norm": norm})
-                    if every_step:
-                        schedule.step()
-                    if time.monotonic() - looked > REPORT_EVERY:
-                        look()
-                if stop.signum:
-                    raise leave()
-                look()
-
-                values = evaluate(task, model, stop.guard(val_data.epoch(0)), device) if val_data else {}
-                if stop.signum:
-                    raise leave()
-                if not every_step:
+                position.step += 1
+                position.batch += 1
+                lr = optimizer.param_groups[0]["lr"]
+                record.add(position.step, {"train/loss": loss.detach(), "train/lr": lr, "train/grad_norm": norm})
+                if every_step:
                     schedule.step()
-                position.epoch, position.batch = epoch + 1, 0
-                best = bool(values) and task.better(values, run.best.values if run.best else None)
-                save(values, best)
-                record.add(position.step, values)
-                record.write(record.read())
-                mean_loss = sum(losses) / max(len(losses), 1)
-                progress.epoch(epoch + 1, {**latest, "train/loss": mean_loss, **values}, best)
-                losses.clear()
-        status = "finished"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    finally:
-        if run.empty:
-            run.discard()
-        else:
-            run.finish(summary(run, status, position, device))
+                if time.monotonic() - looked > REPORT_EVERY:
+                    look()
+            if stop.signum:
+                raise leave()
+            look()
+
+            values = evaluate(task, model, stop.guard(val_data.epoch(0)), device) if val_data else {}
+            if stop.signum:
+                raise leave()
+            if not every_step:
+                schedule.step()
+            position.epoch, position.batch = epoch + 1, 0
+            best = bool(values) and task.better(values, run.best.values if run.best else None)
+            record.add(position.step, values)
+            record.write(record.read())
+            save(values, best)
+            mean_loss = sum(losses) / max(len(losses), 1)
+            progress.epoch(epoch + 1, {**latest, "train/loss": mean_loss, **values}, best)
+            losses.clear()
     return run
 
 
@@ -200,7 +199,7 @@ def default_dir(task: Task) -> Path:
     >>> default_dir(Task(model=lambda: None, loss=lambda o, t: 0, train=[], name="my/task.py:small")).as_posix()
     'runs/my-task.py-small'
     """
-    return Path("runs") / task.name.replace("/", "-").replace(":", "-")
+    return Path("runs") / task.name.replace("/", "-").replace(":", "-").lstrip("-.")
 
 
 def seed_everything(seed: int) -> None:
@@ -232,28 +231,55 @@ def recipe_to_resume(run: Run, task: Task, recipe: Recipe | None) -> Recipe:
     return own
 
 
-def non_finite(loss: float, step: int, run: Run) -> UserError:
-    """What to say of a loss that is no number."""
-    if step == 1:
-        cause = "look for such values in the data, and for a loss that does not fit the model's outputs"
-    else:
-        cause = "try a lower learning rate, warm-up, or clip_norm"
+def usable(device: str | torch.device) -> torch.device:
+    """The device, if something can be computed there."""
+    try:
+        if float(torch.ones(1, device=device)) == 1:
+            return torch.device(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"cannot compute on the device {device}: {str(error).splitlines()[0][:100]}") from None
+    raise UserError(f"cannot compute on the device {device}")
+
+
+def non_finite(step: int, signal: str, value: float, run: Run) -> UserError:
+    """What to say of a loss, or of a gradient, that is no number."""
+    what = "loss" if signal == "train/loss" else "gradient's norm"
+    message = f"the {what} is {value} at step {step}{' (the first)' if step == 1 else ''}: look for such values in the "
+    message += "data, and for logs, roots and quotients in model and loss that can leave their range"
+    if step > 1:
+        message += "; or try a lower learning rate, warm-up, or clip_norm"
         if run.last is not None:
-            cause += f"; the last checkpoint, of step {run.last.step}, stands"
-    return UserError(f"the loss is {loss} at step {step}{' (the first)' if step == 1 else ''}: {cause}")
+            message += f". The last checkpoint, of step {run.last.step}, stands"
+    return UserError(message)
 
 
-def summary(run: Run, status: str, position: Position, device: torch.device) -> dict[str, Any]:
+@contextmanager
+def concluded(run: Run, position: Position, device: torch.device) -> Generator[None]:
+    """Whatever ends this context, the run's summary says how it ended."""
+    status, reason = "finished", ""
+    try:
+        yield
+    except BaseException as error:
+        status, reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", str(error)
+        raise
+    finally:
+        if not run.empty:
+            run.finish(summary(run, status, reason, position, device))
+
+
+def summary(run: Run, status: str, reason: str, position: Position, device: torch.device) -> dict[str, Any]:
     """How a run stands: what `summary.json` holds."""
 
     def described(checkpoint: Checkpoint | None) -> Mapping[str, Any] | None:
         if checkpoint is None:
             return None
+        values = {name: value if math.isfinite(value) else None for name, value in checkpoint.values.items()}
         path = checkpoint.path.relative_to(run.dir).as_posix()
-        return {"epoch": checkpoint.epoch, "step": checkpoint.step, **checkpoint.values, "path": path}
+        return {"epoch": checkpoint.epoch, "step": checkpoint.step, **values, "path": path}
 
     return {
         "status": status,
+        "reason": reason,
         "task": run.task["task"],
         "epochs": position.epoch,
         "steps": position.step,
