@@ -33,8 +33,12 @@ def direction(rule: Rule):
 
 def run(update: Update) -> None:
     """Take the step: write every parameter and every state of `update`."""
+    scalars: dict[float, tuple[Any, ...]] = {}  # by step: most parameters are at the same one
     for p, grad, state in zip(update.params, update.grads, update.states, strict=True):
-        _step(update, p, grad, state)
+        t = _count(update, p, state)
+        if t not in scalars:
+            scalars[t] = update.rule.scalars(t, *(update.hyper[name] for name in update.rule.hyper))
+        _step(update, p, grad, state, scalars[t])
 
 
 def start(rule: Rule, hyper: Mapping[str, Any], p: Tensor, state: dict[str, Any]) -> bool:
@@ -50,16 +54,17 @@ def start(rule: Rule, hyper: Mapping[str, Any], p: Tensor, state: dict[str, Any]
     return bool(missing)
 
 
-def _step(update: Update, p: Tensor, grad: Tensor, state: dict[str, Any]) -> None:
-    rule = update.rule
-    fresh = start(rule, update.hyper, p, state)
-    if rule.counted:
-        state["step"] += 1
-        t = state["step"].item()
-    else:
-        t = 1 if fresh else 2
-    scalars = rule.scalars(t, *(update.hyper[name] for name in rule.hyper))
+def _count(update: Update, p: Tensor, state: dict[str, Any]) -> float:
+    """Which step of the parameter this is."""
+    fresh = start(update.rule, update.hyper, p, state)
+    if not update.rule.counted:
+        return 1 if fresh else 2
+    state["step"] += 1
+    return state["step"].item()
 
+
+def _step(update: Update, p: Tensor, grad: Tensor, state: dict[str, Any], scalars: tuple[Any, ...]) -> None:
+    rule = update.rule
     # autograd may keep p for the backward pass, and p is written in place below
     x, g = _elements(p.clone() if update.differentiable else p), _elements(grad)
     old = [_elements(state[name]) for name in rule.states]

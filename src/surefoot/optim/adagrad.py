@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from surefoot.engine import reference
-from surefoot.optim.optimizer import Group, Optimizer
+from surefoot.optim.optimizer import Group, Optimizer, options
 from surefoot.rules import adagrad
 from surefoot.rules.rule import Rule
 
@@ -62,7 +62,7 @@ class Adagrad(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        super().__init__(locals())
+        super().__init__(params, options(locals()))
 
     def rule(self, group: Group) -> Rule:
         return adagrad.adagrad

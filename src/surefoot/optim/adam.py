@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from surefoot.optim.optimizer import Group, Optimizer
+from surefoot.optim.optimizer import Group, Optimizer, options
 from surefoot.rules import adam
 from surefoot.rules.rule import Rule
 
@@ -66,7 +66,7 @@ class Adam(Optimizer):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
     ) -> None:
-        super().__init__(locals())
+        super().__init__(params, options(locals()))
 
     def rule(self, group: Group) -> Rule:
         return adam.amsgrad if group["amsgrad"] else adam.adam
@@ -112,7 +112,7 @@ class AdamW(Adam):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        Optimizer.__init__(self, {**locals(), "decoupled_weight_decay": True})
+        Optimizer.__init__(self, params, {**options(locals()), "decoupled_weight_decay": True})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

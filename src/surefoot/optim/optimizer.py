@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from surefoot.engine import reference
 from surefoot.engine.update import Update
@@ -18,6 +19,15 @@ from surefoot.errors import UserError
 from surefoot.rules.rule import Rule
 
 Group = dict[str, Any]
+FLAGS = {
+    "maximize", "foreach", "fused", "differentiable", "capturable", "nesterov", "amsgrad", "centered",
+    "decoupled_weight_decay",
+}  # fmt: skip
+
+
+def options(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The defaults of the groups, from a constructor's `locals()`: all its arguments but the parameters."""
+    return {name: value for name, value in arguments.items() if name not in ("self", "params", "__class__")}
 
 
 def _light(method: str) -> Callable[..., Any]:
@@ -51,11 +61,9 @@ class Optimizer(torch.optim.Optimizer):
     state_dict = _light("state_dict")
     load_state_dict = _light("load_state_dict")
 
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        """Take a subclass's `locals()`: all its arguments but the parameters are defaults of the groups."""
-        defaults = {name: value for name, value in arguments.items() if name not in ("self", "params", "__class__")}
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._check(defaults)
-        super().__init__(arguments["params"], defaults)
+        super().__init__(params, defaults)
 
     def rule(self, group: Group) -> Rule:
         """The update rule for a group with these options."""
@@ -110,8 +118,8 @@ class Optimizer(torch.optim.Optimizer):
             grads,
             [self.state[p] for p in params] if rule.states or rule.counted else [{} for _ in params],
             {name: _value(group, name) for name in (*rule.hyper, *rule.start.values())},
-            group["lr"],
-            group["weight_decay"],
+            _value(group, "lr"),
+            _value(group, "weight_decay"),
             self.decoupled(group),
             group["maximize"],
             group["differentiable"],
@@ -120,13 +128,16 @@ class Optimizer(torch.optim.Optimizer):
     def _check(self, group: Group) -> None:
         """Refuse hyper-parameters out of range, and options that are not there yet."""
         for name in self.positive:
-            if not _is_number(group[name]):
+            if not is_number(group[name]):
                 raise self._refusal(name, group[name], "it must be a number, or a tensor of one element")
             if not group[name] >= 0:
                 raise self._refusal(name, group[name], "it must be 0 or more")
         for name in self.pairs:
             if not (_is_pair(group[name]) and all(0 <= x < 1 for x in group[name])):
                 raise self._refusal(name, group[name], "it must be two numbers from 0 to below 1")
+        for name in FLAGS & group.keys():
+            if not (isinstance(group[name], bool) or (name in ("foreach", "fused") and group[name] is None)):
+                raise self._refusal(name, group[name], "it must be True or False")
         if group.get("capturable"):
             raise self._refusal("capturable", True, "CUDA graphs are not supported yet, leave it False")
 
@@ -134,15 +145,17 @@ class Optimizer(torch.optim.Optimizer):
         return UserError(f"{type(self).__name__}: {name}={value!r}: {why}")
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether it is a number, or a tensor of one."""
     return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
 def _is_pair(value: object) -> bool:
     numbers = cast("tuple[object, ...]", value)
-    return isinstance(value, tuple | list) and len(numbers) == 2 and all(map(_is_number, numbers))
+    return isinstance(value, tuple | list) and len(numbers) == 2 and all(map(is_number, numbers))
 
 
 def _value(group: Group, name: str) -> Any:
     """A hyper-parameter by the name that rules use; `beta1` and `beta2` lie in `betas`."""
-    return group["betas"][int(name[-1]) - 1] if name.startswith("beta") else group[name]
+    value = group["betas"][int(name[-1]) - 1] if name.startswith("beta") else group[name]
+    return value.reshape(()) if isinstance(value, Tensor) else value

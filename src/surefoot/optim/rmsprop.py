@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from surefoot.optim.optimizer import Group, Optimizer
+from surefoot.optim.optimizer import Group, Optimizer, options
 from surefoot.rules import rmsprop
 from surefoot.rules.rule import Rule
 
@@ -66,7 +66,7 @@ class RMSprop(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:
-        super().__init__(locals())
+        super().__init__(params, options(locals()))
 
     def rule(self, group: Group) -> Rule:
         return rmsprop.RULES[group["centered"], group["momentum"] > 0]

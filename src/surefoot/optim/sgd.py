@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from surefoot.errors import UserError
-from surefoot.optim.optimizer import Group, Optimizer
+from surefoot.optim.optimizer import Group, Optimizer, is_number, options
 from surefoot.rules import sgd
 from surefoot.rules.rule import Rule
 
@@ -63,7 +63,7 @@ class SGD(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        super().__init__(locals())
+        super().__init__(params, options(locals()))
 
     def rule(self, group: Group) -> Rule:
         if group["momentum"] == 0:
@@ -72,5 +72,7 @@ class SGD(Optimizer):
 
     def _check(self, group: Group) -> None:
         super()._check(group)
+        if not is_number(group["dampening"]):
+            raise self._refusal("dampening", group["dampening"], "it must be a number")
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise UserError("SGD: nesterov=True needs momentum above 0 and dampening 0")

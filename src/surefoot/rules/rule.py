@@ -23,6 +23,7 @@ import math
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 X: TypeAlias = Any  # one element, or whatever a backend lets stand for it: a float, a tensor, a vector lane
@@ -69,7 +70,7 @@ class Rule:
     start: Mapping[str, str] = field(default_factory=dict[str, str])
     counted: bool = True
 
-    @property
+    @cached_property
     def hyper(self) -> tuple[str, ...]:
         """The names of the hyper-parameters that `scalars` takes after t."""
         return tuple(inspect.signature(self.scalars).parameters)[1:]

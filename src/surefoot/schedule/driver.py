@@ -69,6 +69,10 @@ def drive(optimizer: torch.optim.Optimizer, lr: Schedule | str, total: float | N
     0.5
     """
     schedule = parse(lr) if isinstance(lr, str) else lr
+    if not isinstance(schedule, Schedule):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UserError(f"drive: lr must be a schedule, such as sf.schedule.cosine(200), not {schedule!r}")
+    if not hasattr(optimizer, "param_groups"):
+        raise UserError(f"drive: the first argument must be an optimizer, not {type(optimizer).__name__}")
     if total is not None:
         schedule = schedule.over(total)
     if schedule.incomplete:

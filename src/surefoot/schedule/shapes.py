@@ -79,6 +79,8 @@ class Shape(Schedule):
         return self.stretches and self.length is None
 
     def __call__(self, t: float) -> float:
+        if not t >= 0:
+            raise UserError(f"{self}: there is no time {t}, it begins at 0")
         return self._factor(t if self.length is None else min(t, self.length))
 
     def _factor(self, t: float) -> float:

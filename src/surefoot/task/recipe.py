@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -59,11 +60,14 @@ class Recipe:
             raise UserError(f"recipe: options must be names with values, not {self.options!r}")
         entry = registry.entry(self.optimizer)
         # TOML knows lists, optimizers want tuples
-        options = {k: tuple(cast("list[Any]", v)) if isinstance(v, list) else v for k, v in self.options.items()}
+        given = {str(k): v for k, v in self.options.items() if v is not None}
+        options = {k: tuple(cast("list[Any]", v)) if isinstance(v, list) else v for k, v in given.items()}
         self._set("options", options)
-        for name in ("lr", "weight_decay"):
-            if name in options:
+        for name, value in options.items():
+            if name in ("lr", "weight_decay"):
                 raise UserError(f"recipe: {name} is a key of its own, not one of options")
+            if name in ("differentiable", "capturable") and value:
+                raise UserError(f"recipe: {name} is for loops of your own, not for a recipe")
         for name in ("lr", "weight_decay"):
             if getattr(self, name) is None:
                 self._set(name, entry.options[name])
@@ -71,6 +75,8 @@ class Recipe:
             self._set(name, float(self._number(name, int | float, low)))
         for name, low in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
             self._number(name, int, low)
+        if self.seed >= 2**64:
+            raise UserError(f"recipe: seed={self.seed} must be below 2 ** 64")
         if self.clip_norm is not None and self._number("clip_norm", int | float, 0) == 0:
             raise UserError("recipe: clip_norm=0 would stop all learning: leave it out for no clipping")
         self._set("schedule", str(parse(self.schedule)))
@@ -145,7 +151,9 @@ class Recipe:
         if isinstance(value, bool) or not isinstance(value, kind):
             wanted = "a whole number" if kind is int else "a number"
             raise UserError(f"recipe: {name}={value!r} must be {wanted}")
-        if not low <= value < float("inf"):
+        if not abs(value) <= sys.float_info.max:  # nor is NaN
+            raise UserError(f"recipe: {name}={value!r} must be a finite number")
+        if not value >= low:
             raise UserError(f"recipe: {name}={value!r} must be {low} or more")
         return value
 

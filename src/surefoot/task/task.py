@@ -11,6 +11,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from surefoot.errors import UserError
+from surefoot.optim.optimizer import is_number
 from surefoot.task.recipe import Recipe
 
 
@@ -38,7 +39,8 @@ class Task:
 
     Args:
         model: a function (or class) that returns a new model
-        loss: `loss(outputs, targets)`: the mean over the batch, or `(sum, count)`
+        loss: `loss(outputs, targets)`: the mean over the batch, or `(sum, count)` where items weigh unequally (padding,
+            class weights), so that the validation's mean over all batches is exact
         train: training data: a torch Dataset, a tensor or a tuple of tensors with one row an item, or a DataLoader
         val: validation data likewise, or None
         metric: `metric(outputs, targets)`, see `surefoot.metrics`; decides which checkpoint is the best. Without one
@@ -73,14 +75,25 @@ class Task:
             raise UserError("Task: model must be a function that returns a new model, not a model: use lambda: ...")
         if not callable(cast(object, self.model)):
             raise UserError(f"Task: model must be a function that returns a new model, not {self.model!r}")
+        for part in ("loss", "metric", "step"):
+            value = getattr(self, part)
+            if isinstance(value, type):
+                raise UserError(f"Task: {part} is the class {value.__name__}: make one, {part}={value.__name__}()")
+            if value is not None and not callable(value):
+                raise UserError(f"Task: {part} must be a function, not {value!r}")
+        if not isinstance(self.recipe, Recipe | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UserError(f"Task: recipe must be a sf.Recipe, not {self.recipe!r}")
         if (self.loss is None) == (self.step is None):
             raise UserError("Task: give either loss(outputs, targets) or step(model, batch)")
         if self.step is not None and self.metric is not None:
             raise UserError("Task: a metric needs outputs and targets, and a task with its own step shows none")
         if self.train is None:
             raise UserError("Task: train= is missing: give the training data")
+        if self.score == "val/loss" and self.metric is not None:
+            raise UserError("Task: a metric must not be called loss, which the record has already")
         if not self.name:
-            object.__setattr__(self, "name", getattr(self.model, "__name__", "task").strip("<>"))
+            name = getattr(self.model, "__name__", "task")
+            object.__setattr__(self, "name", "task" if name == "<lambda>" else name)
 
     def outcome(self, model: nn.Module, batch: Any) -> Outcome:
         """The model's loss on a batch."""
@@ -118,9 +131,8 @@ def _split(batch: Any) -> tuple[Sequence[Any], Mapping[str, Any], Any]:
     if isinstance(batch, list | tuple) and batch:
         *inputs, targets = cast("Sequence[Any]", batch)
         return inputs or (targets,), {}, targets
-    kind = type(cast(object, batch)).__name__
     raise UserError(
-        f"a batch must be (inputs, targets), a dict with 'targets', or a tensor, not this {kind}: "
+        f"a batch must be (inputs, targets), a dict with 'targets', or a tensor, not {described(batch)}: "
         "give the task a step(model, batch) for anything else"
     )
 
@@ -135,8 +147,25 @@ def _rows(batch: Any) -> int:
 
 def _mean(value: Any, rows: int, what: str) -> tuple[Tensor, float | Tensor]:
     """A loss in either of its forms as (mean, count)."""
-    total, count = cast("tuple[Any, Any]", value) if isinstance(value, tuple) else (value, None)
-    if not isinstance(total, Tensor) or total.numel() != 1:
-        shape = f"a tensor of shape {list(total.shape)}" if isinstance(total, Tensor) else type(total).__name__
-        raise UserError(f"{what} must return one number as a tensor, or (sum, count); it returned {shape}")
+    parts = cast("tuple[Any, ...]", value if isinstance(value, tuple) else (value,))
+    total, count = parts[0] if parts else None, parts[-1] if len(parts) == 2 else None
+    if len(parts) > 2 or not isinstance(total, Tensor) or total.numel() != 1 or not (count is None or is_number(count)):
+        raise UserError(f"{what} must return one number as a tensor, or (sum, count); it returned {described(value)}")
     return (total, rows) if count is None else (total / count, count)
+
+
+def described(value: Any) -> str:
+    """What a value is, for an error.
+
+    >>> import torch
+    >>> described((torch.zeros(2, 3), {"targets": 1}))
+    '(float32 [2, 3], {targets: int})'
+    """
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    if isinstance(value, Mapping):
+        items = cast("Mapping[object, object]", value).items()
+        return f"{{{', '.join(f'{key}: {described(item)}' for key, item in items)}}}"
+    if isinstance(value, list | tuple):
+        return f"({', '.join(described(item) for item in cast('Sequence[object]', value))})"
+    return type(value).__name__

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from surefoot.errors import UserError
+from surefoot.task.task import described
 
 
 class Batches:
@@ -82,10 +83,12 @@ def _count(data: Any, what: str) -> int:
         if isinstance(cast(Any, data), DataLoader) and isinstance(cast(Any, data).dataset, IterableDataset):
             raise UserError(f"the {what} data are a stream, which is not supported yet: give data with a length")
         count = len(cast("Sequence[Any]", data))
+    elif isinstance(data, IterableDataset):
+        raise UserError(f"the {what} data are a stream, which is not supported yet: give data with a length")
     else:
         raise UserError(
             f"the {what} data must be a torch Dataset with a length, a tensor, a tuple of tensors or a DataLoader, "
-            f"not {type(cast(object, data)).__name__}"
+            f"not {described(data)}"
         )
     if count == 0:
         raise UserError(f"the {what} data are empty")

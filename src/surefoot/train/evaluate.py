@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from surefoot.task.task import Task
+from surefoot.errors import UserError
+from surefoot.optim.optimizer import is_number
+from surefoot.task.task import Outcome, Task, described
 from surefoot.train.data import to_device
 
 
@@ -28,8 +30,19 @@ def evaluate(task: Task, model: nn.Module, batches: Iterable[Any], device: torch
         sums["val/loss"] += outcome.loss.double() * outcome.count
         counts["val/loss"] += outcome.count
         if task.metric is not None:
-            value: Any = task.metric(outcome.outputs, outcome.targets)
-            exact = isinstance(value, tuple)
-            sums[task.score] += value[0] if exact else value * outcome.count
-            counts[task.score] += value[1] if exact else outcome.count
+            total, count = measured(task, outcome)
+            sums[task.score] += total
+            counts[task.score] += count
     return {name: float(sums[name] / counts[name]) for name in sums}
+
+
+def measured(task: Task, outcome: Outcome) -> tuple[Any, Any]:
+    """The task's metric on one batch as (sum, count)."""
+    assert task.metric is not None
+    value = task.metric(outcome.outputs, outcome.targets)
+    total, count = cast("tuple[Any, Any]", value if isinstance(value, tuple) and len(value) == 2 else (value, None))  # pyright: ignore[reportUnknownArgumentType]
+    if not is_number(total) or not (count is None or is_number(count)):
+        name = task.score.removeprefix("val/")
+        raise UserError(f"the metric {name} must return a number, or (sum, count), not {described(value)}")
+    total = total.double() if isinstance(total, Tensor) else total
+    return (total * outcome.count, outcome.count) if count is None else (total, count)

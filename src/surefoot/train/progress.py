@@ -74,11 +74,10 @@ class Bar(Silent):
         self.epochs = epochs
         self.bar = progress.Progress(
             progress.TextColumn("{task.description}"),
-            progress.BarColumn(bar_width=None),
-            progress.TaskProgressColumn(),
-            progress.TextColumn("{task.fields[signals]}"),
+            progress.BarColumn(bar_width=12),
             progress.TextColumn("left"),
-            progress.TimeRemainingColumn(elapsed_when_finished=True),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[signals]}"),  # last: a narrow terminal cuts these off
         )
         self.task = self.bar.add_task(f"epoch 1/{epochs}", total=steps, completed=done, signals="")
         self.results: Mapping[str, float] = {}
@@ -89,7 +88,8 @@ class Bar(Silent):
     def epoch(self, epoch: int, signals: Mapping[str, float], best: bool) -> None:
         self.results = {name: value for name, value in signals.items() if name.startswith("val/")}
         self.bar.print(line(epoch, self.epochs, signals, best), highlight=False)
-        self.bar.update(self.task, description=f"epoch {min(epoch + 1, self.epochs)}/{self.epochs}")
+        shown = words({**{name: value for name, value in signals.items() if name not in self.results}, **self.results})
+        self.bar.update(self.task, description=f"epoch {min(epoch + 1, self.epochs)}/{self.epochs}", signals=shown)
 
     def __enter__(self) -> Bar:
         self.bar.start()
