@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import surefoot as sf
+from surefoot import __main__
 from surefoot.cli import main
 
 TASKS = """
@@ -26,6 +27,7 @@ def empty(): return task(train=(x[:0], data[1][:0]))
 def frozen(): return task(model=lambda: torch.nn.Linear(4, 2).requires_grad_(False))
 def raises(): raise RuntimeError("no data\\nhere")
 def shapes(): return task(model=lambda: torch.nn.Linear(5, 2))
+def leaves(): raise SystemExit
 def nan(): return task(loss=lambda o, t: o.sum() * float("nan"))
 def slow():
     import time
@@ -87,7 +89,14 @@ def test_tasks_are_listed(capsys):
         ("train tasks.py:empty", "the training data are empty"),
         ("train tasks.py:frozen", "no trainable parameters"),
         ("train tasks.py:raises", r"raised RuntimeError: no data here \(.*tasks.py, line 12\)"),
-        ("train tasks.py:shapes", r"RuntimeError: mat1 and mat2 shapes cannot be multiplied .*--traceback"),
+        (
+            "train tasks.py:shapes",
+            r"at step 1, on the batch \(float32 \[64, 4\], int64 \[64\]\): Runtime",
+        ),
+        ("train tasks.py:leaves", r"ended the program \(sys.exit\)"),
+        ("train tasks.py:good --option amsgrad=maybe", "amsgrad='maybe': it must be True or False"),
+        ("train tasks.py:good --device tpu", "cannot compute on the device tpu"),
+        ("train tasks.py:good --lr nan", "lr=nan must be a finite number"),
         ("train tasks.py:nan", r"the loss is nan at step 1 \(the first\)"),
         ("train tasks.py:good --optimizer adamv", "unknown optimizer adamv: did you mean adam"),
         ("train tasks.py:good --lr -0.1", "lr=-0.1 must be 0 or more"),
@@ -124,12 +133,34 @@ def test_mistakes_get_one_line_and_leave_nothing(capsys, arguments, words):
 def test_a_second_run_of_the_same_name_is_refused(capsys):
     assert main(["train", "tasks.py:good", "--quiet"]) == 0
     assert main(["train", "tasks.py:good", "--quiet"]) == 1
-    assert "already holds a run: resume it (--resume), or choose another name (--dir)" in capsys.readouterr().err
+    assert "already holds a run: resume it (--resume, resume=True), or choose another name" in capsys.readouterr().err
+
+
+def test_a_run_is_resumed_from_another_folder(folder, monkeypatch, capsys):
+    assert main(["train", "tasks.py:good", "--quiet"]) == 0
+    monkeypatch.chdir("/")
+    assert main(["train", "--resume", "--dir", str(folder / "runs/tasks.py-good")]) == 0
+    assert "finished already: nothing is left to do" in capsys.readouterr().out
+
+
+def test_options_are_read_as_people_write_them():
+    assert main(["train", "tasks.py:good", "--option", "amsgrad=False", "--option", "maximize=false", "--quiet"]) == 0
+    assert sf.Run("runs/tasks.py-good").recipe.options["amsgrad"] is False
+
+
+def test_ctrl_c_while_torch_is_loaded_is_quiet(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("surefoot.cli.main", interrupted)
+    assert __main__.main() == 130
+    assert capsys.readouterr().err == "surefoot: stopped\n"
 
 
 def test_the_traceback_is_there_for_who_asks():
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+    with pytest.raises(sf.UserError, match="mat1 and mat2") as error:
         main(["train", "tasks.py:shapes", "--traceback"])
+    assert isinstance(error.value.__cause__, RuntimeError)
 
 
 def test_ctrl_c_saves_and_resume_goes_on():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import tomli
 
 import surefoot
-from surefoot.errors import UserError
+from surefoot.errors import UserError, place
 from surefoot.record import Run
 from surefoot.task.builtin import BUILTIN
 from surefoot.task.load import load
@@ -34,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(str(error))
     except Interrupted as stopped:
         return fail(str(stopped), status=128 + stopped.signum)
-    except KeyboardInterrupt:
-        return fail("stopped", status=130)
+    except BrokenPipeError:  # who reads has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the interpreter's own last flush
+        return 1
     except Exception as error:  # the task's own code may raise anything: one line, and how to see the rest
         return fail(f"{type(error).__name__}: {error} ({place(error)}; --traceback shows how it came to that)")
 
@@ -43,15 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def fail(message: str, status: int = 1) -> int:
     print(f"surefoot: {' '.join(message.split())}", file=sys.stderr)
     return status
-
-
-def place(error: BaseException) -> str:
-    """Where an error arose, in the user's own code if any of that was running."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = Path(surefoot.__file__).parent
-    users = [f for f in frames if ours not in Path(f.filename).parents and "site-packages" not in f.filename]
-    frame = (users or frames)[-1]
-    return f"{frame.filename}, line {frame.lineno}"
 
 
 class Parser(argparse.ArgumentParser):
@@ -103,6 +95,8 @@ def option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    if value.lower() in ("true", "false"):
+        return name, value.lower() == "true"
     try:
         return name, tomli.loads(f"value = {value}")["value"]
     except tomli.TOMLDecodeError:
@@ -123,12 +117,16 @@ def train_task(args: argparse.Namespace) -> int:
         if not args.resume:
             raise UserError("which task? (surefoot tasks lists the built-in ones)")
         args.dir = args.dir or newest_run()
-        args.task = Run(args.dir).task["task"]
+        began = Run(args.dir).task
+        home, colon, function = began["task"].rpartition(":")
+        args.task = f"{began['source']}:{function}" if home.endswith(".py") else f"{home}{colon}{function}"
     task = load(args.task)
     dir = args.dir or default_dir(task)
     recipe = wanted_recipe(args, Run(dir).recipe if args.resume else task.recipe or Recipe())
     if not args.quiet:
         print(f"{task.name}: {recipe.optimizer}, lr {recipe.lr:g}, {recipe.schedule}, {recipe.epochs} epochs")
+        if args.resume and Run(dir).summary.get("status") == "finished":
+            print("this run is finished already: nothing is left to do")
     run = train(task, recipe, dir, resume=args.resume, device=args.device, quiet=args.quiet)
     if not args.quiet:
         print_result(run, task)
@@ -156,11 +154,14 @@ def newest_run() -> Path:
 
 def print_result(run: Run, task: Task) -> None:
     """What came out, and where it lies."""
-    summary, best = run.summary, run.best or run.last
-    assert best is not None  # a finished run has saved at every epoch
+    summary, best, last = run.summary, run.best, run.last
     print(f"{summary['status']}: {summary['epochs']} epochs, {summary['steps']} steps in {clock(summary['seconds'])}")
-    print(f"best         {words(best.values) or 'no validation'}, after epoch {best.epoch}")
-    print(f"checkpoint   {best.weights}")
+    if best is not None:
+        print(f"best         {words(best.values)}, after epoch {best.epoch}")
+        print(f"checkpoint   {best.weights}")
+    elif last is not None:
+        print(f"best         none: {'there was no validation' if task.val is None else f'{task.score} was no number'}")
+        print(f"checkpoint   {last.weights} (the last)")
     if (run.dir / "tensorboard").is_dir():
         print(f"TensorBoard  tensorboard --logdir {run.dir / 'tensorboard'}")
     print(f"summary      {run.dir / 'summary.json'}")

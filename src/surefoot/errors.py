@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -11,6 +13,17 @@ class UserError(ValueError):
 
     It is a `ValueError`, so code written against torch.optim catches it; the command line prints it in one line.
     """
+
+
+def place(error: BaseException) -> str:
+    """Where an error arose: in the user's own code, if any of that was running."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    library = (str(Path(__file__).parent), "site-packages", "<frozen", "importlib", "contextlib")
+    users = [frame for frame in frames if not any(part in frame.filename for part in library)]
+    frame = (users or frames)[-1]
+    return f"{frame.filename}, line {frame.lineno}"
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:

@@ -230,6 +230,20 @@ def test_checkpoints_of_old_torch_versions_load():
     assert opt.state[ours[0]]["momentum_buffer"] is not None
 
 
+def test_a_checkpoint_of_adam_leaves_adamw_decoupled():
+    opt = twins("AdamW", {})[2]
+    saved = twins("Adam", {"lr": 0.5})[2].state_dict()
+    opt.load_state_dict(saved)
+    assert (opt.param_groups[0]["lr"], opt.param_groups[0]["decoupled_weight_decay"]) == (0.5, True)
+
+
+def test_rates_of_one_element_fit_parameters_without_dimensions():
+    p = nn.Parameter(torch.tensor(1.0))
+    p.grad = torch.tensor(1.0)
+    sf.optim.SGD([p], lr=torch.tensor([0.5])).step()
+    assert p.item() == 0.5
+
+
 def test_adagrads_sums_can_be_shared():
     ours, _, opt, _ = twins("Adagrad", {})
     opt.share_memory()
@@ -245,6 +259,10 @@ def test_adagrads_sums_can_be_shared():
         ("SGD", {"nesterov": True}, "nesterov=True needs momentum"),
         ("SGD", {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "dampening 0"),
         ("SGD", {"lr": torch.ones(2)}, "one element"),
+        ("SGD", {"maximize": "no"}, "maximize='no': it must be True or False"),
+        ("SGD", {"dampening": "a"}, "dampening='a': it must be a number"),
+        ("SGD", {"fused": 3}, "fused=3"),
+        ("Adam", {"amsgrad": 1}, "amsgrad=1"),
         ("SGD", {"lr": "0.1"}, "lr='0.1': it must be a number"),
         ("Adam", {"betas": (0.9, 1.0)}, "betas=(0.9, 1.0): it must be two numbers"),
         ("Adam", {"betas": 0.9}, "betas=0.9"),

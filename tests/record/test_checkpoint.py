@@ -63,6 +63,28 @@ def test_models_come_back_with_buffers_and_tied_weights(tmp_path):
     assert len(load_file(saved.weights)) == len(model.state_dict()) - 1  # the shared weight lies there once
 
 
+class Odd(nn.Module):
+    """Complex numbers, a square weight beside its own transpose, and a buffer that is a view of a weight."""
+
+    def __init__(self, value: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((3, 3), value).triu())
+        self.register_buffer("transposed", self.weight.data.T)
+        self.register_buffer("part", self.weight.data[:1])
+        self.register_buffer("wide", torch.full((2,), value, dtype=torch.complex128))
+        self.register_buffer("narrow", torch.full((2,), 1j * value, dtype=torch.complex64).conj())
+
+
+def test_odd_tensors_come_back_too(tmp_path):
+    one, other = Odd(2.0), Odd(3.0)
+    checkpoint.save(tmp_path / "c", one, {"z": torch.tensor(1j)}, 0, 0, {"val/loss": float("nan")})
+    saved = checkpoint.load(tmp_path / "c")
+    saved.load_model(other)
+    assert same(dict(one.state_dict()), dict(other.state_dict()))
+    assert saved.state()["z"] == 1j
+    assert saved.values["val/loss"] != saved.values["val/loss"]
+
+
 def test_the_weights_can_be_loaded_without_surefoot(tmp_path):
     model, other = nn.Linear(3, 2), nn.Linear(3, 2)
     checkpoint.save(tmp_path / "c", model, None, 0, 0, {})

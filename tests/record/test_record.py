@@ -23,11 +23,11 @@ def test_signals_are_kept_by_step(run):
     with Recorder(run) as record:
         record.add(2, {"train/loss": torch.tensor(0.25), "train/lr": 1e-3})
         record.add(1, {"train/loss": torch.tensor(0.5, dtype=torch.float64)})
-        rows = record.read()
+        rows = record.take()
         assert rows == [(2, "train/loss", 0.25), (2, "train/lr", 1e-3), (1, "train/loss", 0.5)]
         record.write(rows)
         record.add(3, {"train/loss": float("nan")})
-        record.write(record.read())
+        record.write(record.take())
     (one, two, three) = run.signal("train/loss")
     assert (one, two) == ((1, 0.5), (2, 0.25))
     assert three[0] == 3
@@ -39,7 +39,7 @@ def test_signals_are_kept_by_step(run):
 def test_the_record_can_be_read_while_it_is_written_and_is_plain_sqlite(run):
     with Recorder(run) as record:
         record.add(1, {"a": 1.0})
-        record.write(record.read())
+        record.write(record.take())
         reader = sqlite3.connect(run.dir / "record.sqlite")
         assert reader.execute("SELECT step, name, value FROM signals").fetchall() == [(1, "a", 1.0)]
         reader.close()
@@ -50,7 +50,7 @@ def test_going_on_cuts_off_what_will_be_recorded_again(run):
         with Recorder(run, start) as record:
             for step in range(start + 1, start + 5):
                 record.add(step, {"a": value})
-            record.write(record.read())
+            record.write(record.take())
     assert run.signal("a") == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0), (6, 2.0)]
     events = EventAccumulator(str(run.dir / "tensorboard"))
     events.Reload()
@@ -61,7 +61,7 @@ def test_no_tensorboard_is_no_error(run, monkeypatch, caplog):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with Recorder(run) as record:
         record.add(1, {"a": 1.0})
-        record.write(record.read())
+        record.write(record.take())
     assert "surefoot[tensorboard]" in caplog.text
     assert run.signal("a") == [(1, 1.0)]
 

@@ -14,7 +14,8 @@ def optimizer(*rates: float, module=sf.optim) -> torch.optim.Optimizer:
 
 
 def rates(opt: torch.optim.Optimizer) -> list[float]:
-    return [float(group["lr"]) for group in opt.param_groups]
+    found = [group["lr"] for group in opt.param_groups]
+    return [lr.item() if isinstance(lr, torch.Tensor) else lr for lr in found]
 
 
 @pytest.mark.parametrize("module", [sf.optim, torch.optim])
@@ -79,6 +80,17 @@ def test_a_tensor_rate_stays_the_same_tensor():
     assert lr.item() == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("module", [sf.optim, torch.optim])
+def test_groups_may_share_one_tensor_rate(module):
+    groups = [{"params": [torch.nn.Parameter(torch.ones(1))]} for _ in range(2)]
+    opt = module.SGD(groups, lr=torch.tensor(1.0, requires_grad=True))
+    sched = drive(opt, lr=linear(0, 1, 4))
+    opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))]})
+    for _ in range(4):
+        sched.step()
+    assert rates(opt) == [1.0, 1.0, 1.0]
+
+
 def test_a_second_driver_starts_from_the_same_base():
     opt = optimizer(1.0)
     for _ in range(2):  # torch's schedulers would start from where the first one ended, at 0
@@ -94,6 +106,20 @@ def test_nothing_of_the_optimizer_is_patched():
     before = dict(vars(opt))
     drive(opt, lr=cosine(3))
     assert vars(opt) == before
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lr", "words"),
+    [
+        (optimizer(1.0), 0.1, "lr must be a schedule"),
+        (optimizer(1.0), lambda t: 1.0, "lr must be a schedule"),
+        (torch.nn.Linear(1, 1), cosine(3), "must be an optimizer, not Linear"),
+    ],
+)
+def test_mistakes_are_named(optimizer, lr, words):
+    with pytest.raises(sf.UserError) as error:
+        drive(optimizer, lr=lr)
+    assert words in str(error.value)
 
 
 @pytest.mark.parametrize("lr", ["cosine", "linear(0, 1, 5) >> cosine"])

@@ -114,6 +114,7 @@ def test_what_the_run_never_reaches_falls_away():
         (lambda: cosine() >> cosine(3), "cosine has no length, so nothing can follow it"),
         (lambda: step(3) >> cosine(3), "step(3) has no length"),
         (lambda: cosine()(3), "cosine has no length: give it one"),
+        (lambda: cosine(5)(-3), "there is no time -3"),
         (lambda: cosine(0), "cosine: length=0 must be more than 0"),
         (lambda: cosine(-1), "length=-1 must be 0 or more"),
         (lambda: step(0), "every=0"),

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 import surefoot as sf
-from surefoot.task.load import fingerprint, load
+from surefoot.task.load import fingerprint, load, same
 
 GOOD = """
 import torch, surefoot as sf
@@ -13,6 +13,7 @@ from helper_of_the_task import SIZE
 x = torch.randn(8, SIZE)
 def make(): return sf.Task(model=lambda: torch.nn.Linear(SIZE, 1), loss=torch.nn.MSELoss(), train=(x, x[:, :1]))
 def nothing(): return 5
+def leaves(): raise SystemExit
 def broken():
     return 1 / 0
 """
@@ -51,13 +52,33 @@ def test_from_a_file_and_from_a_module(file):
         ("my_task.py:nothing", "must return a surefoot.Task; it returned int"),
         ("my_task.py:broken", "raised ZeroDivisionError: division by zero"),
         ("no_such_module:make", "raised ModuleNotFoundError"),
-        ("my_task.py:x", "my_task.py:x raised TypeError"),
+        ("my_task.py:x", "my_task.py:x must be a function that returns a surefoot.Task, not a Tensor"),
+        (":", "must be path/to/file.py:function or module:function"),
+        ("my_task.py:leaves", "ended the program (sys.exit)"),
     ],
 )
 def test_mistakes_are_named(file, reference, words):
     with pytest.raises(sf.UserError) as error:
         load(reference)
     assert words in str(error.value)
+
+
+def test_a_file_hides_no_other_module_of_its_name(file):
+    import random
+
+    for name in ("random", "tensorboard"):
+        (file.parent / f"{name}.py").write_text(GOOD)
+        assert load(f"{name}.py:make").name == f"{name}.py:make"
+    assert sys.modules["random"] is random
+
+
+def test_a_task_is_the_same_from_another_folder(file, monkeypatch):
+    here = load("./my_task.py:make")
+    assert here.name == "my_task.py:make"
+    monkeypatch.chdir("/")
+    there = load(f"{file}:make")
+    assert same(here.name, here.source, there.name, there.source)
+    assert not same(here.name, here.source, f"{file}:nothing", there.source)
 
 
 def test_a_file_that_raises_is_named_with_its_line(file):

@@ -14,6 +14,10 @@ def task(**changes) -> sf.Task:
     return sf.Task(**{"model": lambda: nn.Linear(4, 3), "loss": nn.CrossEntropyLoss(), "train": (x, y), **changes})
 
 
+def loss(outputs, targets):
+    return 0.0
+
+
 class Named(nn.Module):
     def __init__(self):
         super().__init__()
@@ -86,6 +90,11 @@ def test_what_is_better():
         ({"step": lambda m, b: 0}, "either loss(outputs, targets) or step"),
         ({"loss": None, "step": lambda m, b: 0, "metric": sf.metrics.accuracy}, "a metric needs outputs"),
         ({"train": None}, "train= is missing"),
+        ({"loss": nn.CrossEntropyLoss}, "loss=CrossEntropyLoss()"),
+        ({"loss": "mse"}, "loss must be a function, not 'mse'"),
+        ({"metric": "acc"}, "metric must be a function"),
+        ({"recipe": {"lr": 1}}, "recipe must be a sf.Recipe"),
+        ({"metric": loss}, "a metric must not be called loss"),
     ],
 )
 def test_mistakes_are_named(changes, words):
@@ -101,6 +110,8 @@ def test_mistakes_are_named(changes, words):
         ({}, {"x": x}, "a batch must be"),
         ({"loss": nn.CrossEntropyLoss(reduction="none")}, (x, y), "loss must return one number as a tensor"),
         ({"loss": lambda o, t: 3.0}, (x, y), "it returned float"),
+        ({"loss": lambda o, t: (o.sum(), "n")}, (x, y), "it returned (float32 [], str)"),
+        ({"loss": lambda o, t: (o.sum(), 1, 2)}, (x, y), "it returned (float32 [], int, int)"),
     ],
 )
 def test_batches_and_losses_that_do_not_fit_are_named(changes, batch, words):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -62,7 +63,8 @@ def test_the_order_depends_on_seed_and_epoch_alone():
 
 def test_drawing_an_order_leaves_the_global_random_numbers_alone():
     before = torch.get_rng_state()
-    list(Batches(torch.arange(10), 2, 0, "x").epoch(0))
+    for data in kinds(10).values():
+        list(Batches(data, 2, 0, "x").epoch(0))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -70,6 +72,25 @@ def test_a_dataloader_is_taken_as_it_is():
     batches = Batches(DataLoader(Numbers(10), batch_size=3), 99, 0, "training")
     assert len(batches) == 4
     assert [first(b) for b in batches.epoch(0, start=2)] == [[6, 7, 8], [9]]
+
+
+class Doubled(TensorDataset):
+    def __getitem__(self, i):
+        return 2 * super().__getitem__(i)[0]
+
+
+def test_a_subclass_of_tensordataset_does_its_own_thing():
+    assert first(next(Batches(Doubled(torch.arange(3)), 3, None, "x").epoch(0))) == [0, 2, 4]
+
+
+class Pair(NamedTuple):
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+def test_named_tuples_stay_named():
+    moved = to_device(Pair(torch.ones(1), torch.ones(2)), torch.device("meta"))
+    assert moved.y.device.type == "meta"
 
 
 class Stream(IterableDataset):
@@ -87,9 +108,9 @@ class Stream(IterableDataset):
         (DataLoader(Numbers(3), batch_size=5, drop_last=True), "are empty"),
         (torch.tensor(3.0), "are empty"),
         ((torch.zeros(3), torch.zeros(4)), "unequal lengths: [3, 4]"),
-        (Stream(), "must be a torch Dataset with a length"),
+        (Stream(), "a stream"),
         (DataLoader(Stream()), "a stream"),
-        ([1, 2, 3], "not list"),
+        ([1, 2, 3], "not (int, int, int)"),
         ("digits", "not str"),
     ],
 )

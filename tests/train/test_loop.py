@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 
@@ -39,10 +40,16 @@ def weights(task: sf.Task, checkpoint) -> list[torch.Tensor]:
     return [p.detach() for p in model.parameters()]
 
 
+def noisy() -> nn.Module:
+    """A model to which modes and random numbers matter."""
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 2))
+
+
+@pytest.mark.parametrize("model", [toy().model, noisy], ids=["plain", "noisy"])
 @pytest.mark.parametrize("every", ["epoch", "step"])
-def test_it_is_the_hand_written_loop_bit_for_bit(tmp_path, every):
+def test_it_is_the_hand_written_loop_bit_for_bit(tmp_path, every, model):
     """The guide's template with the same batches ends at exactly the same weights."""
-    task, recipe = toy(), RECIPE.replace(schedule_every=every)
+    task, recipe = toy(model=model), RECIPE.replace(schedule_every=every)
     run = sf.train(task, recipe, tmp_path / "run", quiet=True)
 
     torch.manual_seed(recipe.seed)
@@ -62,6 +69,7 @@ def test_it_is_the_hand_written_loop_bit_for_bit(tmp_path, every):
                 schedule.step()
         if every == "epoch":
             schedule.step()
+        model.eval()
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), weights(task, run.last), strict=True))
     assert [value for _, value in run.signal("train/grad_norm")] == norms
 
@@ -216,6 +224,14 @@ def test_a_loss_that_is_no_number_is_named_with_its_step(tmp_path):
     assert all(torch.isfinite(p).all() for p in weights(toy(), run.last))
 
 
+LONG = (torch.zeros(20, 2, dtype=torch.long), torch.zeros(20, dtype=torch.long))
+
+
+class Bytes(nn.Identity):
+    def get_extra_state(self):
+        return b"bytes"
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -224,20 +240,188 @@ def test_a_loss_that_is_no_number_is_named_with_its_step(tmp_path):
         ({"model": lambda: nn.Flatten()}, "no trainable parameters"),
         ({"model": lambda: nn.Linear(4, 2).requires_grad_(False)}, "no trainable parameters"),
         ({"model": lambda: 3}, "must return a model"),
-        ({"train": [1, 2]}, "not list"),
+        ({"train": [1, 2]}, "not (int, int)"),
         ({"loss": nn.CrossEntropyLoss(reduction="none")}, "loss must return one number"),
-        ({"metric": lambda o, t: sf.metrics.accuracy(o, t[:3])}, "do not fit"),
+        (
+            {"model": lambda: nn.Sequential(nn.Linear(4, 2), Bytes())},
+            "cannot save 1._extra_state: a bytes needs pickle",
+        ),
+        (
+            {"model": lambda: nn.Sequential(nn.Embedding(9, 2, sparse=True), nn.Flatten()), "train": LONG},
+            "sparse=False",
+        ),
+        ({"loss": lambda o, t: torch.tensor(1.0)}, "does not require grad"),
+        ({"loss": lambda o, t: t.missing}, r"failed at step 1, on the batch (float32 [10, 4], int64 [10]): Attribute"),
     ],
 )
 def test_bad_input_leaves_nothing_behind(tmp_path, changes, words):
     with pytest.raises(sf.UserError) as error:
         sf.train(toy(**changes), RECIPE, tmp_path / "run", quiet=True)
     assert words in str(error.value)
-    assert not (tmp_path / "run").exists() or "metric" in changes  # a metric fails after an epoch: that is kept
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_metric_is_named_and_the_run_may_be_replaced(tmp_path):
+    for metric, words in ((lambda o, t: "good", "must return a number"), (lambda o, t: (1,), "must return a number")):
+        with pytest.raises(sf.UserError, match=words):
+            sf.train(toy(metric=metric), RECIPE, tmp_path / "run", quiet=True)
+        assert sf.Run(tmp_path / "run").summary["status"] == "failed"
+    assert sf.train(toy(), RECIPE, tmp_path / "run", quiet=True).summary["status"] == "finished"
+
+
+def test_a_last_batch_of_one_is_named(tmp_path):
+    with pytest.raises(sf.UserError, match=r"failed at step 8, on the batch \(float32 \[1, 4\], .*more than 1 value"):
+        sf.train(toy(model=noisy), RECIPE.replace(batch_size=9), tmp_path / "run", quiet=True)
+
+
+def test_the_users_own_folders_stay(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for dir in (tmp_path / "mine", tmp_path / "deep" / "er" / "run"):
+        with pytest.raises(sf.UserError, match="the first"):
+            sf.train(toy(loss=nan_after(1)), RECIPE, dir, quiet=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(sf.UserError, match=r"cannot write to .*: Not a directory"):
+        sf.train(toy(), RECIPE, tmp_path / "file" / "run", quiet=True)
+
+
+def test_resuming_never_removes_anything(tmp_path):
+    run = sf.train(toy(), RECIPE, tmp_path / "run", quiet=True)
+    before = weights(toy(), run.last)
+    (run.dir / "record.sqlite").unlink()
+    (run.dir / "checkpoints" / "index.json").unlink()
+    again = sf.train(toy(), dir=run.dir, resume=True, quiet=True)  # the newest checkpoint is found without its index
+    assert all(torch.equal(p, q) for p, q in zip(weights(toy(), again.last), before, strict=True))
+    assert again.summary["steps"] == 28
+
+
+@pytest.mark.parametrize("file", ["task.json", "recipe.toml", "checkpoints/index.json", "record.sqlite", "state"])
+def test_damaged_files_are_named(tmp_path, file):
+    run = sf.train(toy(), RECIPE, tmp_path / "run", quiet=True)
+    path = run.last.path / "state.safetensors" if file == "state" else run.dir / file
+    path.write_bytes(b"[damaged\n" * 9)
+    with pytest.raises(sf.UserError, match=path.name):
+        sf.train(toy(), dir=run.dir, resume=True, quiet=True)
+    assert run.dir.is_dir()
+
+
+def test_another_model_is_refused(tmp_path):
+    run = sf.train(toy(), RECIPE, tmp_path / "run", quiet=True)
+    with pytest.raises(sf.UserError, match="does not fit the model"):
+        sf.train(toy(model=noisy), dir=run.dir, resume=True, quiet=True)
+
+
+def test_two_processes_never_train_in_one_directory(tmp_path):
+    run = sf.train(toy(), RECIPE, tmp_path / "run", quiet=True)
+    before = run.summary
+    with run.opened(), pytest.raises(sf.UserError, match="another process is training"):
+        sf.train(toy(), dir=run.dir, resume=True, quiet=True)
+    assert run.summary == before
+
+
+def test_a_gradient_that_is_no_number_is_caught_before_it_is_saved(tmp_path):
+    """The loss of the epoch's last step is sound, its gradient is not: the weights after it must not be kept."""
+    steps = []
+
+    def loss(outputs, targets):
+        if torch.is_grad_enabled():
+            steps.append(1)
+            if len(steps) == 14:
+                outputs.register_hook(lambda grad: grad * float("nan"))
+        return F.cross_entropy(outputs, targets)
+
+    with pytest.raises(sf.UserError, match=r"the gradient's norm is nan at step 14: .* of step 7, stands"):
+        sf.train(toy(loss=loss), RECIPE, tmp_path / "run", quiet=True)
+    run = sf.Run(tmp_path / "run")
+    assert all(torch.isfinite(p).all() for p in weights(toy(), run.last))
+    assert [step for step, _ in run.signal("train/loss")] == list(range(1, 15))  # what led there is on record
+    assert "step 14" in run.summary["reason"]
+
+
+def test_a_validation_that_is_no_number_is_no_best(tmp_path):
+    def metric(outputs, targets):
+        return float("nan")
+
+    run = sf.train(toy(metric=metric), RECIPE, tmp_path / "run", quiet=True)
+    assert run.best is None
+    assert math.isnan(run.last.values["val/metric"])
+    for path in (run.dir / "summary.json", run.last.path / "manifest.json"):
+        assert "NaN" not in path.read_text()
+    assert run.summary["last"]["val/metric"] is None
+
+
+def test_stopping_before_the_first_step(tmp_path):
+    class Model(nn.Linear):
+        def train(self, mode=True):
+            signal.raise_signal(signal.SIGINT)
+            return super().train(mode)
+
+    with pytest.raises(Interrupted, match="before the first step"):
+        sf.train(toy(model=lambda: Model(4, 2)), RECIPE, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_in_the_last_moment_is_not_lost(tmp_path, monkeypatch):
+    save = sf.Run.save
+
+    def stops(run, *args, **kwargs):
+        save(run, *args, **kwargs)
+        if args[2] == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(sf.Run, "save", stops)
+    with pytest.raises(Interrupted, match="complete"):
+        sf.train(toy(), RECIPE, tmp_path / "run", quiet=True)
+    assert sf.Run(tmp_path / "run").summary["status"] == "finished"
+
+
+def test_ignored_signals_stay_ignored(tmp_path):
+    def loss(outputs, targets):
+        signal.raise_signal(signal.SIGINT)
+        return F.cross_entropy(outputs, targets)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run = sf.train(toy(loss=loss), RECIPE, tmp_path / "run", quiet=True)
+        assert run.summary["status"] == "finished"
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_validating_changes_no_training(tmp_path):
+    data = torch.utils.data.ConcatDataset([torch.utils.data.TensorDataset(*toy().val)])
+    runs = [
+        sf.train(toy(model=noisy, val=val, metric=None), RECIPE, tmp_path / str(i), quiet=True)
+        for i, val in enumerate((None, data, toy().val))
+    ]
+    assert runs[0].signal("train/loss") == runs[1].signal("train/loss") == runs[2].signal("train/loss")
+
+
+def test_it_trains_under_no_grad_too(tmp_path):
+    with torch.no_grad():
+        assert sf.train(toy(), RECIPE, tmp_path / "run", quiet=True).summary["status"] == "finished"
+
+
+def test_resuming_a_dataloader_in_mid_epoch_warns(tmp_path, caplog):
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*toy().train), batch_size=10, shuffle=True)
+    calls = []
+
+    def loss(outputs, targets):
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return F.cross_entropy(outputs, targets)
+
+    with pytest.raises(Interrupted):
+        sf.train(toy(loss=loss, train=loader), RECIPE, tmp_path / "run", quiet=True)
+    sf.train(toy(train=loader), dir=tmp_path / "run", resume=True, quiet=True)
+    assert "may come twice" in caplog.text
 
 
 def test_an_error_in_the_first_step_leaves_nothing_behind(tmp_path):
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    with pytest.raises(
+        sf.UserError, match=r"step 1, on the batch \(float32 \[10, 4\], int64 \[10\]\): .* be multiplied"
+    ):
         sf.train(toy(model=lambda: nn.Linear(5, 2)), RECIPE, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 

@@ -9,6 +9,7 @@ epoch-0020-step-00000460/
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,18 +85,23 @@ def save(path: Path, model: nn.Module, state: Any, epoch: int, step: int, values
         "torch": torch.__version__,
         "epoch": epoch,
         "step": step,
-        "values": dict(values),
+        "values": _pack(values, "values", {}, {}),
     }
     try:
         for part, tree in (("model", model.state_dict()), ("state", state)):
             tensors: dict[str, Tensor] = {}
             manifest[part] = _pack(tree, "", tensors, {})
             save_file(tensors, fresh / f"{part}.safetensors")
-        (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1, allow_nan=False), encoding="utf-8")
         files.move(fresh, path)
     except BaseException:
         rmtree(fresh, ignore_errors=True)
         raise
+
+
+def refuse_unsavable(model: nn.Module) -> None:
+    """Refuse a model whose state cannot be saved, before it is trained."""
+    _pack(model.state_dict(), "", {}, {})
 
 
 def load(path: Path) -> Checkpoint:
@@ -104,7 +110,7 @@ def load(path: Path) -> Checkpoint:
     if manifest.get("format") != FORMAT:
         raise UserError(f"{path} was written by another surefoot: its format is {manifest.get('format')}, not {FORMAT}")
     try:
-        return Checkpoint(path, manifest["epoch"], manifest["step"], manifest["values"])
+        return Checkpoint(path, manifest["epoch"], manifest["step"], _unpack(manifest["values"], {}))
     except KeyError as error:
         raise UserError(f"{path / 'manifest.json'} is damaged: {error} is missing") from None
 
@@ -115,12 +121,13 @@ Key = tuple[Any, ...]
 def _pack(tree: Any, name: str, tensors: dict[str, Tensor], seen: dict[Key, str]) -> Any:
     """The tree as JSON, its tensors put aside in `tensors` by name; one that several places share is kept once."""
     if isinstance(tree, Tensor):
-        t = tree.detach()
+        t = torch.view_as_real(tree.detach().resolve_conj()) if tree.is_complex() else tree.detach()
         key = (t.data_ptr(), t.shape, t.stride(), t.dtype, t.device) if t.numel() else (name,)
         if key not in seen:
             seen[key] = name
-            tensors[name] = t.cpu().contiguous()
-        return {"tensor": seen[key]}
+            whole = t.untyped_storage().nbytes() == t.numel() * t.element_size()
+            tensors[name] = t.cpu().contiguous() if whole else t.cpu().clone().contiguous()  # not what it is a part of
+        return {"complex" if tree.is_complex() else "tensor": seen[key]}
     if isinstance(tree, Mapping):
         items = cast("Mapping[Any, Any]", tree).items()
         return {"dict": [[key, _pack(value, _join(name, key), tensors, seen)] for key, value in items]}
@@ -128,6 +135,8 @@ def _pack(tree: Any, name: str, tensors: dict[str, Tensor], seen: dict[Key, str]
         kind = "list" if isinstance(tree, list) else "tuple"
         values = cast("list[Any]", tree)
         return {kind: [_pack(value, _join(name, i), tensors, seen) for i, value in enumerate(values)]}
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return {"float": repr(tree)}  # JSON has no word for it
     if tree is None or isinstance(tree, str | int | float | bool):
         return tree
     raise UserError(f"cannot save {name or 'this'}: a {type(tree).__name__} needs pickle, which checkpoints do without")
@@ -139,6 +148,10 @@ def _unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     ((kind, value),) = cast("dict[str, Any]", tree).items()
     if kind == "tensor":
         return tensors[value]
+    if kind == "complex":
+        return torch.view_as_complex(tensors[value])
+    if kind == "float":
+        return float(value)
     if kind == "dict":
         return {key: _unpack(item, tensors) for key, item in value}
     values = [_unpack(item, tensors) for item in value]

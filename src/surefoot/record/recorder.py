@@ -42,26 +42,27 @@ class Recorder:
         """Take the signals of one step."""
         self.pending.append((step, signals))
 
-    def read(self) -> list[Row]:
-        """What was added since the last `write`, as numbers; waits for the device."""
+    def take(self) -> list[Row]:
+        """What was added since the last `take`, as numbers; waits for the device."""
         flat = [(step, name, value) for step, signals in self.pending for name, value in signals.items()]
         tensors = [value for _, _, value in flat if isinstance(value, Tensor)]
         together = torch.stack([t.double().reshape(()) for t in tensors]) if tensors else torch.empty(0)
         numbers = iter(cast("list[float]", together.tolist()))
+        self.pending.clear()
         return [(step, name, next(numbers) if isinstance(value, Tensor) else value) for step, name, value in flat]
 
     def write(self, rows: list[Row]) -> None:
-        """Write what `read` gave."""
+        """Write what `take` gave."""
         self.store.add(rows)
         if self.writer is not None:
             for step, name, value in rows:
                 self.writer.add_scalar(name, value, step)
-        self.pending.clear()
 
     def __enter__(self) -> Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.write(self.take())  # an error in the loop may have left something
         self.store.close()
         if self.writer is not None:
             self.writer.close()

@@ -52,18 +52,17 @@ class Run:
     def create(cls, dir: Path, task: Task, recipe: Recipe) -> Run:
         """Begin a run in an empty or new directory."""
         refuse_used(dir)
+        described = {"task": task.name, "source": str(task.source or ""), "sha256": fingerprint(task)}
+        texts = {"task.json": json.dumps(described, indent=1), "recipe.toml": recipe.to_toml()}
         made = [folder for folder in (dir, *dir.parents) if not folder.exists()]
         try:
-            for left in dir.glob("*"):  # of a run that failed before its first checkpoint
-                rmtree(left) if left.is_dir() else left.unlink()
+            empty(dir)  # of a run that failed before its first checkpoint
             (dir / "checkpoints").mkdir(parents=True)
-            described = {"task": task.name, "source": str(task.source or ""), "sha256": fingerprint(task)}
-            files.write_text(dir / "task.json", json.dumps(described, indent=1))
-            files.write_text(dir / "recipe.toml", recipe.to_toml())
+            for name, text in texts.items():
+                files.write_text(dir / name, text)
         except OSError as error:
-            raise UserError(
-                f"cannot write to {dir}: {error.strerror}: choose another directory (--dir, dir=)"
-            ) from None
+            remove(dir, made)
+            raise UserError(f"cannot write to {dir}: {error.strerror}: choose another place (--dir, dir=)") from None
         run = cls(dir)
         run._new, run._made = True, made
         return run
@@ -81,19 +80,14 @@ class Run:
             raise UserError(f"another process is training in {self.dir}") from None
         except OSError as error:
             raise UserError(f"cannot write to {self.dir}: {error.strerror}") from None
+        for left in (self.dir / "checkpoints").glob(".epoch-*.new"):
+            rmtree(left)  # what a kill interrupted
         try:
             yield
         finally:
             lock.release()
             if self._new and self.empty:
-                self.discard()
-
-    def discard(self) -> None:
-        """Remove the run and the folders made for it, as if it had never begun."""
-        for left in self.dir.glob("*"):
-            rmtree(left) if left.is_dir() else left.unlink()
-        for folder in self._made:
-            folder.rmdir()
+                remove(self.dir, self._made)
 
     @property
     def recipe(self) -> Recipe:
@@ -183,3 +177,17 @@ def refuse_used(dir: Path) -> None:
         )
     if dir.exists() and (not dir.is_dir() or any(dir.iterdir())):
         raise UserError(f"{dir} exists and is no empty directory: choose another name (--dir, dir=)")
+
+
+def empty(dir: Path) -> None:
+    """Remove what is in a directory."""
+    for left in dir.glob("*"):
+        rmtree(left) if left.is_dir() else left.unlink()
+
+
+def remove(dir: Path, made: list[Path]) -> None:
+    """Empty a run's directory, and remove those that were made for it (the innermost first)."""
+    empty(dir)
+    for folder in made:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

@@ -15,7 +15,8 @@ class Driver:
     """Drives an optimizer's learning rates: group["lr"] = group["initial_lr"] * lr(time).
 
     The time is the number of `step` calls. It is the whole state, so resuming needs no more than `load_state_dict`, in
-    any order with the optimizer's own. Nothing of the optimizer is patched.
+    any order with the optimizer's own. Nothing of the optimizer is patched. A group added later is driven from the next
+    `step` on.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, lr: Schedule) -> None:
@@ -39,14 +40,23 @@ class Driver:
         self._write()
 
     def _write(self) -> None:
+        groups = self.optimizer.param_groups
+        for group in groups:
+            if "initial_lr" not in group:  # the name that torch's schedulers use
+                group["initial_lr"] = _base(group["lr"], groups)
         factor = self.lr(self.time)
-        for group in self.optimizer.param_groups:
-            lr = group["lr"]
-            base = group.setdefault("initial_lr", float(lr))  # the name that torch's schedulers use
-            if isinstance(lr, torch.Tensor):
-                lr.fill_(base * factor)
+        for group in groups:
+            if isinstance(group["lr"], torch.Tensor):
+                with torch.no_grad():
+                    group["lr"].fill_(group["initial_lr"] * factor)
             else:
-                group["lr"] = base * factor
+                group["lr"] = group["initial_lr"] * factor
+
+
+def _base(lr: float | torch.Tensor, groups: list[dict[str, Any]]) -> float:
+    """The base rate of a group that has none yet. Groups may share one tensor, which may have been written already."""
+    known = (g["initial_lr"] for g in groups if g["lr"] is lr and "initial_lr" in g)
+    return next(known, float(lr.detach())) if isinstance(lr, torch.Tensor) else float(lr)
 
 
 def drive(optimizer: torch.optim.Optimizer, lr: Schedule | str, total: float | None = None) -> Driver:

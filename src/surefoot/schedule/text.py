@@ -17,7 +17,7 @@ from surefoot.errors import UserError, unknown
 from surefoot.schedule.shapes import SHAPES, Schedule, Shape
 
 TOKEN = re.compile(
-    r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)(?![\w.])|(?P<name>[A-Za-z_]\w*)|(?P<sign>>>|[(),=]))"
+    r"\s*(?:(?P<number>[0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)(?![\w.])|(?P<name>[A-Za-z_]\w*)|(?P<sign>>>|[(),=]))"
 )
 
 

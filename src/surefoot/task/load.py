@@ -7,14 +7,13 @@ import importlib
 import importlib.util
 import inspect
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from surefoot.errors import UserError, unknown
+from surefoot.errors import UserError, place, unknown
 from surefoot.task.builtin import BUILTIN
 from surefoot.task.task import Task
 
@@ -34,17 +33,28 @@ def load(reference: str) -> Task:
     """
     if ":" not in reference:
         if reference in BUILTIN:
-            return _make(BUILTIN[reference].factory, reference)
+            return _make(BUILTIN[reference].factory, reference, source_of(BUILTIN[reference].factory))
         if reference.endswith(".py"):
             raise UserError(f"{reference}: say which function returns the task: {reference}:function")
         raise unknown("task", reference, BUILTIN)
-    place, _, name = reference.rpartition(":")
-    module = _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
+    home, _, name = reference.rpartition(":")
+    if not (home and name):
+        raise UserError(f"task {reference}: it must be path/to/file.py:function or module:function")
+    module = _from_file(Path(home)) if home.endswith(".py") else _from_name(home)
     function = getattr(module, name, None)
     if function is None:
-        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise unknown(f"function in {place}:", name, functions)
-    return _make(function, reference)
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        raise unknown(f"function in {home}:", name, own[:20])
+    if not callable(function):
+        raise UserError(f"{reference} must be a function that returns a surefoot.Task, not a {type(function).__name__}")
+    source = Path(home).resolve() if home.endswith(".py") else source_of(function)
+    return _make(function, Path(reference).as_posix(), source)
+
+
+def same(reference: str, source: Path | None, other: str, other_source: Path | None) -> bool:
+    """Whether two references name one task, though one may be written from another folder."""
+    function, other_function = reference.rpartition(":")[2], other.rpartition(":")[2]
+    return reference == other or (source is not None and source == other_source and function == other_function)
 
 
 def fingerprint(task: Task) -> str | None:
@@ -61,21 +71,23 @@ def source_of(function: Callable[..., Any]) -> Path | None:
     return Path(file) if file and Path(file).is_file() else None
 
 
-def _make(function: Callable[[], Any], reference: str) -> Task:
+def _make(function: Callable[[], Any], reference: str, source: Path | None) -> Task:
     task = _guarded(function, reference)
     if not isinstance(task, Task):
         raise UserError(f"{reference} must return a surefoot.Task; it returned {type(task).__name__}")
-    return replace(task, name=reference, source=source_of(function))
+    return replace(task, name=reference, source=source)
 
 
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"there is no task file {path}")
-    spec: Any = importlib.util.spec_from_file_location(path.stem, path)  # a .py file always has one
+    # its neighbours can be imported, and worker processes find it by its name, which must hide no other module
+    taken = path.stem in sys.modules or importlib.util.find_spec(path.stem) is not None
+    name = f"task_in_{path.stem}" if taken else path.stem
+    sys.path.append(str(path.parent.resolve()))
+    spec: Any = importlib.util.spec_from_file_location(name, path)  # a .py file always has one
     module = importlib.util.module_from_spec(spec)
-    # as `python path/to/file.py` would: its neighbours can be imported, and worker processes find it by its name
-    sys.path.insert(0, str(path.parent.resolve()))
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     _guarded(lambda: spec.loader.exec_module(module), str(path))
     return module
 
@@ -91,7 +103,8 @@ def _guarded(call: Callable[[], Any], what: str) -> Any:
         return call()
     except UserError:
         raise
+    except SystemExit as error:
+        raise UserError(f"task {what} ended the program (sys.exit) instead of returning a task") from error
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise UserError(f"task {what} raised {message} ({place.filename}, line {place.lineno})") from error
+        raise UserError(f"task {what} raised {message} ({place(error)})") from error

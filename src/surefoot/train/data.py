@@ -32,7 +32,7 @@ class Batches:
     def __init__(self, data: Any, batch_size: int, seed: int | None, what: str) -> None:
         self.batch_size = batch_size
         self.seed = seed
-        self.data: Any = data.tensors if isinstance(data, TensorDataset) else data
+        self.data: Any = data.tensors if type(data) is TensorDataset else data  # a subclass may do more
         self.items = _count(self.data, what)
 
     def __len__(self) -> int:
@@ -49,7 +49,8 @@ class Batches:
         if isinstance(self.data, tuple):
             tensors = cast("tuple[Tensor, ...]", self.data)
             return (tuple(t[r] for t in tensors) for r in rows)
-        return iter(DataLoader(self.data, batch_sampler=[r.tolist() for r in rows]))
+        own = torch.Generator()  # else each iterator draws its seed from the global random numbers
+        return iter(DataLoader(self.data, batch_sampler=[r.tolist() for r in rows], generator=own))
 
     def _order(self, epoch: int) -> Tensor:
         if self.seed is None:
@@ -66,7 +67,9 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, Mapping):
         return {key: to_device(value, device) for key, value in cast("Mapping[Any, Any]", batch).items()}
     if isinstance(batch, list | tuple):
-        return tuple(to_device(value, device) for value in cast("Sequence[Any]", batch))
+        values = [to_device(value, device) for value in cast("Sequence[Any]", batch)]
+        named = getattr(cast(Any, batch), "_make", None)  # a named tuple stays one
+        return named(values) if named else tuple(values)
     return batch
 
 

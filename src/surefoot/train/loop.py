@@ -6,7 +6,7 @@ import logging
 import math
 import platform
 import random
-import sys
+import re
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,18 +14,20 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.utils.data import DataLoader
 
-from surefoot.errors import UserError
+from surefoot.errors import UserError, place
 from surefoot.record import Checkpoint, Recorder, Run
+from surefoot.record.checkpoint import refuse_unsavable
 from surefoot.record.run import refuse_used
 from surefoot.schedule import drive
-from surefoot.task.load import fingerprint
+from surefoot.task.load import fingerprint, same
 from surefoot.task.recipe import Recipe
-from surefoot.task.task import Task
+from surefoot.task.task import Task, described
 from surefoot.train.data import Batches, to_device
 from surefoot.train.evaluate import evaluate
 from surefoot.train.progress import show
@@ -55,7 +57,7 @@ def train(
     device: str | torch.device | None = None,
     quiet: bool = False,
 ) -> Run:
-    """Train a task as a recipe says.
+    """Train a task as a recipe says. Seeds the random numbers of Python, NumPy and torch.
 
     Args:
         task: what to train
@@ -101,6 +103,7 @@ def train(
     params = [p for p in model.parameters() if p.requires_grad]
     if not params:
         raise UserError(f"the model of {task.name} has no trainable parameters")
+    refuse_unsavable(model)
     optimizer = recipe.create_optimizer(model)
     steps = recipe.epochs * len(train_data)
     every_step = recipe.schedule_every == "step"
@@ -125,7 +128,7 @@ def train(
     def look() -> None:
         """Write the signals gathered since the last look, and stop where a loss or a gradient is no number."""
         nonlocal looked
-        rows = record.read()
+        rows = record.take()
         bad = next((row for row in rows if not math.isfinite(row[2])), None)
         if bad is None or bad[0] > 1:  # at the very first step the run is discarded
             record.write([row for row in rows if bad is None or row[0] <= bad[0]])
@@ -142,9 +145,11 @@ def train(
         run.save(model, state, position.epoch, position.step, values, best)
 
     def leave() -> Interrupted:
+        assert stop.signum is not None
+        if position.step == 0:
+            return Interrupted(stop.signum, "stopped before the first step")
         look()
         save({})
-        assert stop.signum is not None
         where = f"epoch {position.epoch + 1}, step {position.step}"
         return Interrupted(stop.signum, f"stopped in {where}; all is saved, --resume goes on from here")
 
@@ -154,16 +159,18 @@ def train(
         Recorder(run, position.step) as record,
         show(recipe.epochs, steps, position.step, quiet) as progress,
         StopRequest() as stop,
+        torch.enable_grad(),
     ):
         losses = [value for step, value in record.store.read("train/loss") if step > position.step - position.batch]
         for epoch in range(position.epoch, recipe.epochs):
             model.train()
             for batch in stop.guard(train_data.epoch(epoch, start=position.batch)):
-                optimizer.zero_grad()
-                loss = task.outcome(model, to_device(batch, device)).loss
-                loss.backward()
-                norm = clip_gradients(params, recipe.clip_norm)
-                optimizer.step()
+                with explained(task, position.step + 1, batch):
+                    optimizer.zero_grad()
+                    loss = task.outcome(model, to_device(batch, device)).loss
+                    loss.backward()
+                    norm = clip_gradients(params, recipe.clip_norm)
+                    optimizer.step()
 
                 position.step += 1
                 position.batch += 1
@@ -185,11 +192,13 @@ def train(
             position.epoch, position.batch = epoch + 1, 0
             best = bool(values) and task.better(values, run.best.values if run.best else None)
             record.add(position.step, values)
-            record.write(record.read())
+            record.write(record.take())
             save(values, best)
             mean_loss = sum(losses) / max(len(losses), 1)
             progress.epoch(epoch + 1, {**latest, "train/loss": mean_loss, **values}, best)
             losses.clear()
+    if stop.signum:  # it came when nothing was left to stop
+        raise Interrupted(stop.signum, "stopped; the training was complete")
     return run
 
 
@@ -199,19 +208,35 @@ def default_dir(task: Task) -> Path:
     >>> default_dir(Task(model=lambda: None, loss=lambda o, t: 0, train=[], name="my/task.py:small")).as_posix()
     'runs/my-task.py-small'
     """
-    return Path("runs") / task.name.replace("/", "-").replace(":", "-").lstrip("-.")
+    return Path("runs") / (re.sub(r"[^\w.]+", "-", task.name).strip("-.") or "task")
 
 
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's random numbers."""
     random.seed(seed)
     torch.manual_seed(seed)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)
+
+
+@contextmanager
+def explained(task: Task, step: int, batch: Any) -> Generator[None]:
+    """What the task's own code raises in a step, with the step and the batch that it happened at."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(
+            f"{task.name} failed at step {step}, on the batch {described(batch)}: {what} ({place(error)})"
+        ) from error
 
 
 def clip_gradients(params: Sequence[Tensor], max_norm: float | None) -> Tensor:
     """The norm of the whole gradient; scales the gradient down to `max_norm` if it is larger."""
+    for p in params:
+        if p.grad is not None and p.grad.layout != torch.strided:
+            raise UserError("sparse gradients are not supported yet: build the embedding with sparse=False")
     if max_norm is not None:
         return clip_grad_norm_(params, max_norm)
     return get_total_norm([p.grad for p in params if p.grad is not None])
@@ -219,9 +244,10 @@ def clip_gradients(params: Sequence[Tensor], max_norm: float | None) -> Tensor:
 
 def recipe_to_resume(run: Run, task: Task, recipe: Recipe | None) -> Recipe:
     """A run's own recipe; refuses another task or recipe than the run began with."""
-    if run.task["task"] != task.name:
-        raise UserError(f"the run in {run.dir} trains {run.task['task']}, not {task.name}: it cannot be resumed so")
-    if run.task["sha256"] != fingerprint(task):
+    began = run.task
+    if not same(began["task"], Path(began["source"] or ""), task.name, task.source):
+        raise UserError(f"the run in {run.dir} trains {began['task']}, not {task.name}: it cannot be resumed so")
+    if began["sha256"] != fingerprint(task):
         log.warning("the file of %s has changed since the run in %s began", task.name, run.dir)
     own = run.recipe
     for f in fields(own):

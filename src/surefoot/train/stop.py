@@ -36,7 +36,8 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
-                self.previous[signum] = signal.signal(signum, self._ask)
+                if signal.getsignal(signum) != signal.SIG_IGN:  # nohup stays nohup
+                    self.previous[signum] = signal.signal(signum, self._ask)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,5 +53,5 @@ class StopRequest:
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
-            raise Interrupted(signum, "stopped at once; the last checkpoint stands")
+            raise Interrupted(signum, "stopped at once, without saving")
         self.signum = signum
