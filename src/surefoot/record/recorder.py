@@ -58,6 +58,11 @@ class Recorder:
             for step, name, value in rows:
                 self.writer.add_scalar(name, value, step)
 
+    def flush(self) -> None:
+        """Wait until what was written is in the files."""
+        if self.writer is not None:
+            self.writer.flush()
+
     def __enter__(self) -> Recorder:
         return self
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import platform
 import random
 import re
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,32 +17,24 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.utils.data import DataLoader
 
-from surefoot.errors import UserError, place
-from surefoot.record import Checkpoint, Recorder, Run
+from surefoot.errors import UserError
+from surefoot.record import Recorder, Run
 from surefoot.record.checkpoint import refuse_unsavable
 from surefoot.record.run import refuse_used
 from surefoot.schedule import drive
 from surefoot.task.load import fingerprint, same
 from surefoot.task.recipe import Recipe
-from surefoot.task.task import Task, described
+from surefoot.task.task import Task
 from surefoot.train.data import Batches, to_device
 from surefoot.train.evaluate import evaluate
 from surefoot.train.progress import show
+from surefoot.train.state import Position, concluded
 from surefoot.train.stop import Interrupted, StopRequest
+from surefoot.train.trouble import explained, non_finite, usable
 
 log = logging.getLogger("surefoot")
 
 REPORT_EVERY = 0.2  # seconds between two looks at the signals; each look makes the step wait for the device
-
-
-@dataclass
-class Position:
-    """Where a training stands: complete epochs, batches into the next one, steps in all, seconds spent."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    seconds: float = 0.0
 
 
 def train(
@@ -141,6 +130,7 @@ def train(
 
     def save(values: dict[str, float], best: bool = False) -> None:
         position.seconds = time.monotonic() - began
+        record.flush()
         state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "position": vars(position)}
         run.save(model, state, position.epoch, position.step, values, best)
 
@@ -218,20 +208,6 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)
 
 
-@contextmanager
-def explained(task: Task, step: int, batch: Any) -> Generator[None]:
-    """What the task's own code raises in a step, with the step and the batch that it happened at."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise UserError(
-            f"{task.name} failed at step {step}, on the batch {described(batch)}: {what} ({place(error)})"
-        ) from error
-
-
 def clip_gradients(params: Sequence[Tensor], max_norm: float | None) -> Tensor:
     """The norm of the whole gradient; scales the gradient down to `max_norm` if it is larger."""
     for p in params:
@@ -255,66 +231,3 @@ def recipe_to_resume(run: Run, task: Task, recipe: Recipe | None) -> Recipe:
             asked, has = getattr(recipe, f.name), getattr(own, f.name)
             raise UserError(f"a resumed run keeps its recipe: {f.name} is {has!r} in {run.dir}, not {asked!r}")
     return own
-
-
-def usable(device: str | torch.device) -> torch.device:
-    """The device, if something can be computed there."""
-    try:
-        if float(torch.ones(1, device=device)) == 1:
-            return torch.device(device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"cannot compute on the device {device}: {str(error).splitlines()[0][:100]}") from None
-    raise UserError(f"cannot compute on the device {device}")
-
-
-def non_finite(step: int, signal: str, value: float, run: Run) -> UserError:
-    """What to say of a loss, or of a gradient, that is no number."""
-    what = "loss" if signal == "train/loss" else "gradient's norm"
-    message = f"the {what} is {value} at step {step}{' (the first)' if step == 1 else ''}: look for such values in the "
-    message += "data, and for logs, roots and quotients in model and loss that can leave their range"
-    if step > 1:
-        message += "; or try a lower learning rate, warm-up, or clip_norm"
-        if run.last is not None:
-            message += f". The last checkpoint, of step {run.last.step}, stands"
-    return UserError(message)
-
-
-@contextmanager
-def concluded(run: Run, position: Position, device: torch.device) -> Generator[None]:
-    """Whatever ends this context, the run's summary says how it ended."""
-    status, reason = "finished", ""
-    try:
-        yield
-    except BaseException as error:
-        status, reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", str(error)
-        raise
-    finally:
-        if not run.empty:
-            run.finish(summary(run, status, reason, position, device))
-
-
-def summary(run: Run, status: str, reason: str, position: Position, device: torch.device) -> dict[str, Any]:
-    """How a run stands: what `summary.json` holds."""
-
-    def described(checkpoint: Checkpoint | None) -> Mapping[str, Any] | None:
-        if checkpoint is None:
-            return None
-        values = {name: value if math.isfinite(value) else None for name, value in checkpoint.values.items()}
-        path = checkpoint.path.relative_to(run.dir).as_posix()
-        return {"epoch": checkpoint.epoch, "step": checkpoint.step, **values, "path": path}
-
-    return {
-        "status": status,
-        "reason": reason,
-        "task": run.task["task"],
-        "epochs": position.epoch,
-        "steps": position.step,
-        "seconds": round(position.seconds, 2),
-        "best": described(run.best),
-        "last": described(run.last),
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-    }

@@ -1,0 +1,133 @@
+"""Bad input and bad numbers: one clear error, and nothing lost or left behind."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from toys import RECIPE, nan_after, noisy, toy, weights
+
+import surefoot as sf
+
+
+def test_a_loss_that_is_no_number_is_named_with_its_step(tmp_path):
+    with pytest.raises(sf.UserError, match=r"the loss is nan at step 1 \(the first\)"):
+        sf.train(toy(loss=nan_after(1)), RECIPE, tmp_path / "first", quiet=True)
+    assert not (tmp_path / "first").exists()
+    task = toy(loss=nan_after(12), val=None, metric=None)
+    with pytest.raises(sf.UserError, match=r"the loss is nan at step 12.*last checkpoint, of step 7"):
+        sf.train(task, RECIPE, tmp_path / "later", quiet=True)
+    run = sf.Run(tmp_path / "later")
+    assert run.summary["status"] == "failed"
+    assert all(torch.isfinite(p).all() for p in weights(toy(), run.last))
+
+
+LONG = (torch.zeros(20, 2, dtype=torch.long), torch.zeros(20, dtype=torch.long))
+
+
+class Bytes(nn.Identity):
+    def get_extra_state(self):
+        return b"bytes"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"train": (torch.zeros(0, 4), torch.zeros(0))}, "the training data are empty"),
+        ({"val": (torch.zeros(0, 4), torch.zeros(0))}, "the validation data are empty"),
+        ({"model": lambda: nn.Flatten()}, "no trainable parameters"),
+        ({"model": lambda: nn.Linear(4, 2).requires_grad_(False)}, "no trainable parameters"),
+        ({"model": lambda: 3}, "must return a model"),
+        ({"train": [1, 2]}, "not (int, int)"),
+        ({"loss": nn.CrossEntropyLoss(reduction="none")}, "loss must return one number"),
+        (
+            {"model": lambda: nn.Sequential(nn.Linear(4, 2), Bytes())},
+            "cannot save 1._extra_state: a bytes needs pickle",
+        ),
+        (
+            {"model": lambda: nn.Sequential(nn.Embedding(9, 2, sparse=True), nn.Flatten()), "train": LONG},
+            "sparse=False",
+        ),
+        ({"loss": lambda o, t: torch.tensor(1.0)}, "does not require grad"),
+        ({"loss": lambda o, t: t.missing}, r"failed at step 1, on the batch (float32 [10, 4], int64 [10]): Attribute"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(tmp_path, changes, words):
+    with pytest.raises(sf.UserError) as error:
+        sf.train(toy(**changes), RECIPE, tmp_path / "run", quiet=True)
+    assert words in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_metric_is_named_and_the_run_may_be_replaced(tmp_path):
+    for metric, words in ((lambda o, t: "good", "must return a number"), (lambda o, t: (1,), "must return a number")):
+        with pytest.raises(sf.UserError, match=words):
+            sf.train(toy(metric=metric), RECIPE, tmp_path / "run", quiet=True)
+        assert sf.Run(tmp_path / "run").summary["status"] == "failed"
+    assert sf.train(toy(), RECIPE, tmp_path / "run", quiet=True).summary["status"] == "finished"
+
+
+def test_a_last_batch_of_one_is_named(tmp_path):
+    with pytest.raises(sf.UserError, match=r"failed at step 8, on the batch \(float32 \[1, 4\], .*more than 1 value"):
+        sf.train(toy(model=noisy), RECIPE.replace(batch_size=9), tmp_path / "run", quiet=True)
+
+
+def test_the_users_own_folders_stay(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for dir in (tmp_path / "mine", tmp_path / "deep" / "er" / "run"):
+        with pytest.raises(sf.UserError, match="the first"):
+            sf.train(toy(loss=nan_after(1)), RECIPE, dir, quiet=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(sf.UserError, match=r"cannot write to .*: Not a directory"):
+        sf.train(toy(), RECIPE, tmp_path / "file" / "run", quiet=True)
+
+
+def test_a_gradient_that_is_no_number_is_caught_before_it_is_saved(tmp_path):
+    """The loss of the epoch's last step is sound, its gradient is not: the weights after it must not be kept."""
+    steps = []
+
+    def loss(outputs, targets):
+        if torch.is_grad_enabled():
+            steps.append(1)
+            if len(steps) == 14:
+                outputs.register_hook(lambda grad: grad * float("nan"))
+        return F.cross_entropy(outputs, targets)
+
+    with pytest.raises(sf.UserError, match=r"the gradient's norm is nan at step 14: .* of step 7, stands"):
+        sf.train(toy(loss=loss), RECIPE, tmp_path / "run", quiet=True)
+    run = sf.Run(tmp_path / "run")
+    assert all(torch.isfinite(p).all() for p in weights(toy(), run.last))
+    assert [step for step, _ in run.signal("train/loss")] == list(range(1, 15))  # what led there is on record
+    assert "step 14" in run.summary["reason"]
+
+
+def test_a_validation_that_is_no_number_is_no_best(tmp_path):
+    def metric(outputs, targets):
+        return float("nan")
+
+    run = sf.train(toy(metric=metric), RECIPE, tmp_path / "run", quiet=True)
+    assert run.best is None
+    assert math.isnan(run.last.values["val/metric"])
+    for path in (run.dir / "summary.json", run.last.path / "manifest.json"):
+        assert "NaN" not in path.read_text()
+    assert run.summary["last"]["val/metric"] is None
+
+
+def test_an_error_in_the_first_step_leaves_nothing_behind(tmp_path):
+    with pytest.raises(
+        sf.UserError, match=r"step 1, on the batch \(float32 \[10, 4\], int64 \[10\]\): .* be multiplied"
+    ):
+        sf.train(toy(model=lambda: nn.Linear(5, 2)), RECIPE, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_used_directory_is_refused(tmp_path):
+    sf.train(toy(), RECIPE, tmp_path / "run", quiet=True)
+    before = sorted((p, p.stat().st_mtime) for p in (tmp_path / "run").rglob("*"))
+    with pytest.raises(sf.UserError, match="already holds a run"):
+        sf.train(toy(), RECIPE, tmp_path / "run", quiet=True)
+    assert sorted((p, p.stat().st_mtime) for p in (tmp_path / "run").rglob("*")) == before
