@@ -68,6 +68,11 @@ def test_settings_go_before_the_file_and_the_file_before_the_task():
     assert sf.Run("b").recipe == sf.Recipe(
         optimizer="sgd-momentum", options={"nesterov": True, "momentum": 0.8}, clip_norm=1, schedule="step(2)", epochs=3
     )
+    assert (
+        main(["train", "tasks.py:good", "--dir", "d", "--recipe", "b/recipe.toml", "--clip-norm", "none", "--quiet"])
+        == 0
+    )
+    assert sf.Run("d").recipe == sf.Run("b").recipe.replace(clip_norm=None)
     assert main(["train", "tasks.py:good", "--dir", "c", "--option", "eps=1e-6", "--quiet"]) == 0
     assert sf.Run("c").recipe.options == {"betas": (0.8, 0.9), "eps": 1e-6}
 
@@ -180,7 +185,9 @@ def test_ctrl_c_saves_and_resume_goes_on():
 
     status, error = stopped(["tasks.py:slow"], signal.SIGINT)
     assert status == 130
-    assert re.fullmatch(r"surefoot: stopped in epoch \d+, step \d+; all is saved, --resume goes on from here\n", error)
+    assert re.fullmatch(
+        r"surefoot: stopped in epoch \d+, step \d+; all is saved, --resume \(resume=True\) goes on from here\n", error
+    )
     first = sf.Run("runs/tasks.py-slow").last
     assert first is not None
     assert first.step > 8

@@ -67,21 +67,23 @@ def parser() -> argparse.ArgumentParser:
         metavar="TASK",
         help="a built-in task, path/to/file.py:function or module:function; with --resume the run's own",
     )
-    command.add_argument("--dir", type=Path, help="the run's directory (runs/ and the task's name)")
+    command.add_argument("--dir", type=Path, help="the run's directory (default: runs/ and the task's name)")
     command.add_argument("--resume", action="store_true", help="go on with the run in that directory")
-    command.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU if there is one)")
+    command.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     command.add_argument("--quiet", action="store_true", help="show nothing but errors")
-    command.add_argument("--recipe", type=Path, metavar="FILE", help="a recipe in TOML (the task's own)")
-    settings = command.add_argument_group("recipe", "settings that go before those of the file or of the task")
+    command.add_argument("--recipe", type=Path, metavar="FILE", help="a recipe in TOML (default: the task's own)")
+    settings = command.add_argument_group(
+        "recipe", "single settings; the others stay as the task's own recipe or the file says"
+    )
     for name, field in SETTINGS.items():
         if name == "options":
             settings.add_argument(
                 "--option", action="append", metavar="NAME=VALUE", type=option, help=field.metadata["help"]
             )
         else:
-            settings.add_argument(
-                f"--{name.replace('_', '-')}", type=READERS[field.type], metavar="X", help=field.metadata["help"]
-            )
+            flag, read = f"--{name.replace('_', '-')}", READERS[field.type]
+            words = field.metadata["help"]
+            settings.add_argument(flag, type=read, metavar="X", help=words, default=argparse.SUPPRESS)
 
     listing = commands.add_parser("tasks", help="list the built-in tasks", allow_abbrev=False)
     listing.set_defaults(command=list_tasks)
@@ -112,7 +114,7 @@ READERS: dict[str, Any] = {"str": str, "int": int, "float": float, "float | None
 
 
 def train_task(args: argparse.Namespace) -> int:
-    """Train a task; its own recipe, a file, and single settings say how, the later before the earlier."""
+    """Train a task by its own recipe, or by that of a file; single settings override either."""
     if args.task is None:
         if not args.resume:
             raise UserError("which task? (surefoot tasks lists the built-in ones)")
@@ -137,7 +139,7 @@ def wanted_recipe(args: argparse.Namespace, base: Recipe) -> Recipe:
     """The recipe of the file, or else `base`, with the settings of the command line."""
     if args.recipe is not None:
         base = Recipe.load(args.recipe)
-    changes = {name: getattr(args, name) for name in SETTINGS if getattr(args, name, None) is not None}
+    changes = {name: getattr(args, name) for name in SETTINGS if hasattr(args, name)}
     if args.option:
         same = changes.get("optimizer", base.optimizer) == base.optimizer
         changes["options"] = {**(base.options if same else {}), **dict(args.option)}

@@ -42,14 +42,16 @@ class Recipe:
     """
 
     optimizer: str = setting("adamw", f"the optimizer: {', '.join(registry.names())}")
-    lr: float = setting(None, "learning rate (the optimizer's usual one)")
-    weight_decay: float = setting(None, "weight decay (the optimizer's usual one)")
+    lr: float = setting(None, "learning rate; with another optimizer, by default its usual one")
+    weight_decay: float = setting(None, "weight decay; with another optimizer, by default its usual one")
     options: Mapping[str, Any] = setting({}, "further options of the optimizer, such as betas or momentum")
     schedule: str = setting("cosine", 'schedule of the learning rate, such as "linear(0.1, 1, 5) >> cosine"')
     schedule_every: str = setting("epoch", "what the schedule's numbers count: epoch or step")
     epochs: int = setting(20, "passes over the training data")
     batch_size: int = setting(64, "items a step")
-    clip_norm: float | None = setting(None, "largest norm of the whole gradient (no clipping)")
+    clip_norm: float | None = setting(
+        None, "largest norm of the whole gradient; on the command line none for no clipping"
+    )
     seed: int = setting(0, "seed of initial weights, data order and all else that is random")
 
     def __post_init__(self) -> None:

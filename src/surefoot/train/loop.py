@@ -141,7 +141,7 @@ def train(
         look()
         save({})
         where = f"epoch {position.epoch + 1}, step {position.step}"
-        return Interrupted(stop.signum, f"stopped in {where}; all is saved, --resume goes on from here")
+        return Interrupted(stop.signum, f"stopped in {where}; all is saved, --resume (resume=True) goes on from here")
 
     with (
         run.opened(),
