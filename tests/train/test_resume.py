@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 
@@ -84,8 +85,12 @@ def test_resuming_refuses_another_task_or_recipe(tmp_path, caplog):
         sf.train(toy(), RECIPE.replace(lr=1.0), dir=run.dir, resume=True)
     with pytest.raises(sf.UserError, match="there is no run in"):
         sf.train(toy(), dir=tmp_path / "none", resume=True)
+    assert run.task["source"].endswith("toys.py")
+    assert "has changed" not in caplog.text
+    (run.dir / "task.json").write_text(json.dumps({**run.task, "sha256": "of another day"}))
     again = sf.train(toy(), RECIPE, dir=run.dir, resume=True, quiet=True)  # finished: nothing is left to do
     assert again.summary["steps"] == 28
+    assert "the file of toy has changed" in caplog.text
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path):

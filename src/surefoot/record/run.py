@@ -15,7 +15,7 @@ from surefoot.errors import UserError, unknown
 from surefoot.record import checkpoint, files
 from surefoot.record.checkpoint import Checkpoint
 from surefoot.record.store import Store
-from surefoot.task.load import fingerprint
+from surefoot.task.load import fingerprint, origin
 from surefoot.task.recipe import Recipe
 from surefoot.task.task import Task
 
@@ -52,7 +52,7 @@ class Run:
     def create(cls, dir: Path, task: Task, recipe: Recipe) -> Run:
         """Begin a run in an empty or new directory."""
         refuse_used(dir)
-        described = {"task": task.name, "source": str(task.source or ""), "sha256": fingerprint(task)}
+        described = {"task": task.name, "source": str(origin(task) or ""), "sha256": fingerprint(task)}
         texts = {"task.json": json.dumps(described, indent=1), "recipe.toml": recipe.to_toml()}
         made = [folder for folder in (dir, *dir.parents) if not folder.exists()]
         try:

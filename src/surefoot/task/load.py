@@ -57,9 +57,15 @@ def same(reference: str, source: Path | None, other: str, other_source: Path | N
     return reference == other or (source is not None and source == other_source and function == other_function)
 
 
+def origin(task: Task) -> Path | None:
+    """The file that a task, or else its model, comes from; None where that is none (a notebook, a prompt)."""
+    return task.source or source_of(task.model)
+
+
 def fingerprint(task: Task) -> str | None:
-    """The SHA-256 of the file that a task comes from; None where it comes from none (a notebook, a prompt)."""
-    return hashlib.sha256(task.source.read_bytes()).hexdigest() if task.source is not None else None
+    """The SHA-256 of the file that a task comes from."""
+    file = origin(task)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None else None
 
 
 def source_of(function: Callable[..., Any]) -> Path | None:

@@ -22,7 +22,7 @@ from surefoot.record import Recorder, Run
 from surefoot.record.checkpoint import refuse_unsavable
 from surefoot.record.run import refuse_used
 from surefoot.schedule import drive
-from surefoot.task.load import fingerprint, same
+from surefoot.task.load import fingerprint, origin, same
 from surefoot.task.recipe import Recipe
 from surefoot.task.task import Task
 from surefoot.train.data import Batches, to_device
@@ -221,7 +221,7 @@ def clip_gradients(params: Sequence[Tensor], max_norm: float | None) -> Tensor:
 def recipe_to_resume(run: Run, task: Task, recipe: Recipe | None) -> Recipe:
     """A run's own recipe; refuses another task or recipe than the run began with."""
     began = run.task
-    if not same(began["task"], Path(began["source"] or ""), task.name, task.source):
+    if not same(began["task"], Path(began["source"] or ""), task.name, origin(task)):
         raise UserError(f"the run in {run.dir} trains {began['task']}, not {task.name}: it cannot be resumed so")
     if began["sha256"] != fingerprint(task):
         log.warning("the file of %s has changed since the run in %s began", task.name, run.dir)
