@@ -61,35 +61,41 @@ class Lines(Silent):
         self.step_now = step
 
     def epoch(self, epoch: int, signals: Mapping[str, float], best: bool) -> None:
-        left = (time.monotonic() - self.began) / max(self.step_now - self.done, 1) * (self.steps - self.step_now)
-        print(f"{line(epoch, self.epochs, signals, best)}  left {clock(left)}", flush=True)
+        print(f"{line(epoch, self.epochs, signals, best)}  {self.left()}", flush=True)
+
+    def left(self) -> str:
+        """How long the rest will take at the pace so far."""
+        pace = (time.monotonic() - self.began) / max(self.step_now - self.done, 1)
+        return f"left {clock(pace * (self.steps - self.step_now))}"
 
 
-class Bar(Silent):
+class Bar(Lines):
     """A line an epoch, and below them a bar that moves with the steps."""
 
     def __init__(self, epochs: int, steps: int, done: int) -> None:
         from rich import progress
+        from rich.table import Column
 
-        self.epochs = epochs
+        super().__init__(epochs, steps, done)
         self.bar = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(bar_width=12),
-            progress.TextColumn("left"),
-            progress.TimeRemainingColumn(),
-            progress.TextColumn("{task.fields[signals]}"),  # last: a narrow terminal cuts these off
+            # a narrow terminal cuts off the end of this text and nothing before it
+            progress.TextColumn("{task.fields[text]}", table_column=Column(ratio=1, no_wrap=True)),
+            expand=True,
         )
-        self.task = self.bar.add_task(f"epoch 1/{epochs}", total=steps, completed=done, signals="")
+        self.task = self.bar.add_task(f"epoch 1/{epochs}", total=steps, completed=done, text="")
         self.results: Mapping[str, float] = {}
 
     def step(self, step: int, signals: Mapping[str, float]) -> None:
-        self.bar.update(self.task, completed=step, signals=words({**signals, **self.results}))
+        super().step(step, signals)
+        self.bar.update(self.task, completed=step, text=f"{self.left()}  {words({**signals, **self.results})}")
 
     def epoch(self, epoch: int, signals: Mapping[str, float], best: bool) -> None:
         self.results = {name: value for name, value in signals.items() if name.startswith("val/")}
-        self.bar.print(line(epoch, self.epochs, signals, best), highlight=False)
-        shown = words({**{name: value for name, value in signals.items() if name not in self.results}, **self.results})
-        self.bar.update(self.task, description=f"epoch {min(epoch + 1, self.epochs)}/{self.epochs}", signals=shown)
+        self.bar.print(line(epoch, self.epochs, signals, best), highlight=False, soft_wrap=True)
+        under_way = f"epoch {min(epoch + 1, self.epochs)}/{self.epochs}"
+        self.bar.update(self.task, description=under_way, text=f"{self.left()}  {words(signals)}")
 
     def __enter__(self) -> Bar:
         self.bar.start()
