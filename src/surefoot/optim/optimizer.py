@@ -45,6 +45,9 @@ def _light(method: str) -> Callable[..., Any]:
     return call
 
 
+_add_param_group = _light("add_param_group")
+
+
 class Optimizer(torch.optim.Optimizer):
     """What all optimizers share: groups, their checks, and the step.
 
@@ -77,7 +80,7 @@ class Optimizer(torch.optim.Optimizer):
         """Add a group of parameters; what it does not set is taken from the defaults."""
         if isinstance(cast(Any, param_group), dict):  # else torch says what it wants
             self._check({**self.defaults, **param_group})
-        _light("add_param_group")(self, param_group)
+        _add_param_group(self, param_group)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Move every parameter that has a gradient. Returns what `closure`, if given, returned."""
