@@ -112,6 +112,7 @@ class Stream(IterableDataset):
         (DataLoader(Stream()), "a stream"),
         ([1, 2, 3], "not (int, int, int)"),
         ("digits", "not str"),
+        (list(range(10**6)), "not (int, int, int, int, int, int, ...)"),
     ],
 )
 def test_data_that_cannot_be_are_named(data, words):

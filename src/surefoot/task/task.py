@@ -167,5 +167,7 @@ def described(value: Any) -> str:
         items = cast("Mapping[object, object]", value).items()
         return f"{{{', '.join(f'{key}: {described(item)}' for key, item in items)}}}"
     if isinstance(value, list | tuple):
-        return f"({', '.join(described(item) for item in cast('Sequence[object]', value))})"
+        items = cast("Sequence[object]", value)
+        shown = [described(item) for item in items[:6]] + ["..."] * (len(items) > 6)
+        return f"({', '.join(shown)})"
     return type(value).__name__

@@ -89,6 +89,8 @@ def train(
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UserError(f"the model function of {task.name} must return a model; it returned {type(model).__name__}")
     model.to(device)
+    if isinstance(task.loss, nn.Module):  # class weights and the like
+        task.loss.to(device)
     params = [p for p in model.parameters() if p.requires_grad]
     if not params:
         raise UserError(f"the model of {task.name} has no trainable parameters")
