@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any, ClassVar, cast
 
@@ -110,11 +110,7 @@ class Optimizer(torch.optim.Optimizer):
         rule = self.rule(group)
         params = [p for p in group["params"] if p.grad is not None]
         grads: list[Tensor] = [p.grad for p in params]
-        for g in grads:
-            if g.layout != torch.strided:
-                raise UserError(
-                    f"{type(self).__name__} does not take sparse gradients yet: build the embedding with sparse=False"
-                )
+        refuse_sparse(grads)
         return Update(
             rule,
             params,
@@ -146,6 +142,12 @@ class Optimizer(torch.optim.Optimizer):
 
     def _refusal(self, name: str, value: object, why: str) -> UserError:
         return UserError(f"{type(self).__name__}: {name}={value!r}: {why}")
+
+
+def refuse_sparse(grads: Iterable[Tensor]) -> None:
+    """Refuse gradients that are not dense."""
+    if any(g.layout != torch.strided for g in grads):
+        raise UserError("sparse gradients are not supported yet: build the embedding with sparse=False")
 
 
 def is_number(value: object) -> bool:

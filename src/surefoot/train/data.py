@@ -75,6 +75,9 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 def _count(data: Any, what: str) -> int:
     """How many items (of a DataLoader: batches) the data hold."""
+    source = cast(Any, data).dataset if isinstance(data, DataLoader) else data
+    if isinstance(source, IterableDataset):
+        raise UserError(f"the {what} data are a stream, which is not supported yet: give data with a length")
     if isinstance(data, Tensor):
         count = len(data) if data.ndim else 0
     elif isinstance(data, tuple) and all(isinstance(part, Tensor) for part in cast("tuple[Any, ...]", data)):
@@ -83,11 +86,7 @@ def _count(data: Any, what: str) -> int:
             raise UserError(f"the {what} data have parts of unequal lengths: {sorted(counts)}")
         count = counts.pop() if counts else 0
     elif isinstance(data, DataLoader | Dataset) and hasattr(cast(Any, data), "__len__"):
-        if isinstance(cast(Any, data), DataLoader) and isinstance(cast(Any, data).dataset, IterableDataset):
-            raise UserError(f"the {what} data are a stream, which is not supported yet: give data with a length")
         count = len(cast("Sequence[Any]", data))
-    elif isinstance(data, IterableDataset):
-        raise UserError(f"the {what} data are a stream, which is not supported yet: give data with a length")
     else:
         raise UserError(
             f"the {what} data must be a torch Dataset with a length, a tensor, a tuple of tensors or a DataLoader, "

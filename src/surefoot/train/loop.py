@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.utils.data import DataLoader
 
 from surefoot.errors import UserError
+from surefoot.optim.optimizer import refuse_sparse
 from surefoot.record import Recorder, Run
 from surefoot.record.checkpoint import refuse_unsavable
 from surefoot.record.run import refuse_used
@@ -102,9 +103,10 @@ def train(
 
     position = Position()
     run = Run(dir) if resume else Run.create(dir, task, recipe)
-    if run.last is not None:
-        run.last.load_model(model)
-        state = run.last.state()
+    last = run.last
+    if last is not None:
+        last.load_model(model)
+        state = last.state()
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         position = Position(**state["position"])
@@ -182,7 +184,8 @@ def train(
             if not every_step:
                 schedule.step()
             position.epoch, position.batch = epoch + 1, 0
-            best = bool(values) and task.better(values, run.best.values if run.best else None)
+            held = run.best
+            best = bool(values) and task.better(values, held.values if held else None)
             record.add(position.step, values)
             record.write(record.take())
             save(values, best)
@@ -212,12 +215,9 @@ def seed_everything(seed: int) -> None:
 
 def clip_gradients(params: Sequence[Tensor], max_norm: float | None) -> Tensor:
     """The norm of the whole gradient; scales the gradient down to `max_norm` if it is larger."""
-    for p in params:
-        if p.grad is not None and p.grad.layout != torch.strided:
-            raise UserError("sparse gradients are not supported yet: build the embedding with sparse=False")
-    if max_norm is not None:
-        return clip_grad_norm_(params, max_norm)
-    return get_total_norm([p.grad for p in params if p.grad is not None])
+    grads = [p.grad for p in params if p.grad is not None]
+    refuse_sparse(grads)  # before a norm of them fails in other words
+    return get_total_norm(grads) if max_norm is None else clip_grad_norm_(params, max_norm)
 
 
 def recipe_to_resume(run: Run, task: Task, recipe: Recipe | None) -> Recipe:

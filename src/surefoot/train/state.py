@@ -41,7 +41,7 @@ def concluded(run: Run, position: Position, device: torch.device) -> Generator[N
 def summary(run: Run, status: str, reason: str, position: Position, device: torch.device) -> dict[str, Any]:
     """How a run stands: what `summary.json` holds."""
 
-    def described(checkpoint: Checkpoint | None) -> Mapping[str, Any] | None:
+    def facts(checkpoint: Checkpoint | None) -> Mapping[str, Any] | None:
         if checkpoint is None:
             return None
         values = {name: value if math.isfinite(value) else None for name, value in checkpoint.values.items()}
@@ -55,8 +55,8 @@ def summary(run: Run, status: str, reason: str, position: Position, device: torc
         "epochs": position.epoch,
         "steps": position.step,
         "seconds": round(position.seconds, 2),
-        "best": described(run.best),
-        "last": described(run.last),
+        "best": facts(run.best),
+        "last": facts(run.last),
         "device": str(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

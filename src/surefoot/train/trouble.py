@@ -44,6 +44,7 @@ def non_finite(step: int, signal: str, value: float, run: Run) -> UserError:
     message += "data, and for logs, roots and quotients in model and loss that can leave their range"
     if step > 1:
         message += "; or try a lower learning rate, warm-up, or clip_norm"
-        if run.last is not None:
-            message += f". The last checkpoint, of step {run.last.step}, stands"
+        last = run.last
+        if last is not None:
+            message += f". The last checkpoint, of step {last.step}, stands"
     return UserError(message)
