@@ -13,7 +13,7 @@ from surefoot import cli
 
 NAMES = {
     sf: "Recipe Run Task UserError metrics optim schedule train",
-    sf.optim: "Adagrad Adam AdamW Optimizer RMSprop SGD create names",
+    sf.optim: "Adagrad Adam AdamW Clip Norms Optimizer Options RMSprop Report SGD create names",
     sf.schedule: "Driver Schedule constant cosine drive linear parse step",
 }
 
@@ -34,6 +34,10 @@ SIGNATURES = {
     "Run.signal": "(self, name)",
     "optim.create": "(name, model, **options)",
     "optim.names": "()",
+    "optim.Clip": "(max_norm, norm_type=2.0, per_group=False, error_if_nonfinite=False)",
+    "optim.Optimizer.averaged": "(self)",
+    "optim.Optimizer.state_dict": "(self, format='surefoot')",
+    "optim.Optimizer.load_state_dict": "(self, state_dict, keep=())",
     "schedule.constant": "(factor=1, length=None)",
     "schedule.step": "(every, gamma=0.1, length=None)",
     "schedule.linear": "(start, end, length=None)",

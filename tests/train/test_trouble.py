@@ -25,9 +25,6 @@ def test_a_loss_that_is_no_number_is_named_with_its_step(tmp_path):
     assert all(torch.isfinite(p).all() for p in weights(toy(), run.last))
 
 
-LONG = (torch.zeros(20, 2, dtype=torch.long), torch.zeros(20, dtype=torch.long))
-
-
 class Bytes(nn.Identity):
     def get_extra_state(self):
         return b"bytes"
@@ -46,10 +43,6 @@ class Bytes(nn.Identity):
         (
             {"model": lambda: nn.Sequential(nn.Linear(4, 2), Bytes())},
             "cannot save 1._extra_state: a bytes needs pickle",
-        ),
-        (
-            {"model": lambda: nn.Sequential(nn.Embedding(9, 2, sparse=True), nn.Flatten()), "train": LONG},
-            "sparse=False",
         ),
         ({"loss": lambda o, t: torch.tensor(1.0)}, "does not require grad"),
         ({"loss": lambda o, t: t.missing}, r"failed at step 1, on the batch (float32 [10, 4], int64 [10]): Attribute"),

@@ -1,19 +1,19 @@
 """The reference backend: a rule run with torch operations, one tensor after the other.
 
-It takes everything that autograd and torch can: any device, any floating or complex dtype, tensor learning rates,
-differentiable steps. The fast backends are tested against it.
+It takes everything that autograd and torch can: any device, any floating or complex dtype, sparse gradients, tensor
+learning rates, differentiable steps. The fast backends are tested against it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from surefoot.engine.update import Update
+from surefoot.engine import states
+from surefoot.engine.options import Options
+from surefoot.engine.update import Item, Update
 from surefoot.rules.rule import Rule, bind
 
 OPERATIONS = {
@@ -31,65 +31,78 @@ def direction(rule: Rule):
     return bind(rule.direction, OPERATIONS)
 
 
-def run(update: Update) -> None:
-    """Take the step: write every parameter and every state of `update`."""
-    scalars: dict[float, tuple[Any, ...]] = {}  # by step: most parameters are at the same one
-    for p, grad, state in zip(update.params, update.grads, update.states, strict=True):
-        t = _count(update, p, state)
-        if t not in scalars:
-            scalars[t] = update.rule.scalars(t, *(update.hyper[name] for name in update.rule.hyper))
-        _step(update, p, grad, state, scalars[t])
+def norm(grad: Tensor, largest: bool) -> tuple[Tensor, Tensor]:
+    """The sum of the squares (or the largest size) of a gradient, and how many of its elements are not finite."""
+    g = _elements(grad.detach())
+    bad = (~g.isfinite()).sum()
+    if largest:
+        return (g.abs().amax() if g.numel() else g.new_zeros(())), bad
+    return _squares(g), bad
 
 
-def start(rule: Rule, hyper: Mapping[str, Any], p: Tensor, state: dict[str, Any]) -> bool:
-    """Create what `state` lacks, laid out in memory as p is. Returns whether anything was lacking."""
-    if rule.counted and "step" not in state:
-        # torch's layout: a floating 0-d tensor on the CPU
-        state["step"] = torch.zeros((), dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
-    missing = [name for name in rule.states if state.get(name) is None]
-    for name in missing:
-        value = hyper[rule.start[name]] if name in rule.start else 0.0
-        fill = complex(value, value) if p.is_complex() else value
-        state[name] = torch.full_like(p, fill, requires_grad=False, memory_format=torch.preserve_format)
-    return bool(missing)
+def step(item: Item, update: Update, options: Options, scale: float) -> tuple[Tensor, ...]:
+    """Move a parameter along its gradient times `scale`. Returns the sums of `launch.SUMS["update"]`.
 
-
-def _count(update: Update, p: Tensor, state: dict[str, Any]) -> float:
-    """Which step of the parameter this is."""
-    fresh = start(update.rule, update.hyper, p, state)
-    if not update.rule.counted:
-        return 1 if fresh else 2
-    state["step"] += 1
-    return state["step"].item()
-
-
-def _step(update: Update, p: Tensor, grad: Tensor, state: dict[str, Any], scalars: tuple[Any, ...]) -> None:
-    rule = update.rule
-    # autograd may keep p for the backward pass, and p is written in place below
-    x, g = _elements(p.clone() if update.differentiable else p), _elements(grad)
-    old = [_elements(state[name]) for name in rule.states]
-    if update.maximize:
-        g = -g
+    A differentiable step returns none: autograd would have to carry them.
+    """
+    p, kept, rule = item.p, item.kept, update.rule
+    assert p.grad is not None
+    created = states.start(rule, update.hyper, p, kept, options.ema is not None)
+    t = states.count(kept) if rule.counted else 1 if set(created) & set(rule.states) else 2
+    scalars = rule.scalars(t, *(update.hyper[name] for name in rule.hyper))
+    lr, decay = update.lr * item.factors[0], update.weight_decay * item.factors[1]
     # a decay of zero is skipped, so that 0 * inf cannot make a NaN of a parameter that overflowed
-    decays = isinstance(update.weight_decay, Tensor) or update.weight_decay != 0
-    if decays and not update.decoupled:
-        g = g + update.weight_decay * x
-    d, *new = direction(rule)(g, x, *old, *scalars)
-    if decays and update.decoupled:
-        d = d + update.weight_decay * x
+    decays = isinstance(decay, Tensor) or decay != 0
 
-    _write(p, x - update.lr * d)
+    # autograd may keep p for the backward pass, and p is written in place below
+    x, raw = _elements(p.clone() if update.differentiable else p), _elements(p.grad)
+    old = [_elements(kept[name]) for name in rule.states]
+    g = raw if scale == 1 else raw * scale
+    if options.clip_value is not None:
+        g = g.clamp(-options.clip_value, options.clip_value)
+    if decays and not update.decoupled:
+        g = g + decay * x
+    d, *new = direction(rule)(g, x, *old, *scalars)
+    if options.cautious:
+        agrees = d * g > 0
+        d = torch.where(agrees, d * (d.numel() / (agrees.sum() + 1)), 0)
+    if decays and update.decoupled:
+        d = d + decay * x
+    move = lr * d
+
+    sums = () if update.differentiable else _sums(rule, raw, move, x, new, scale)
+    _write(p, x - move)
     for name, value in zip(rule.states, new, strict=True):
         if update.differentiable:  # in place would spoil what autograd has kept of the old state
-            state[name] = torch.view_as_complex(value) if p.is_complex() else value.to(p.dtype)
+            kept[name] = torch.view_as_complex(value) if p.is_complex() else value.to(p.dtype)
         else:
-            _write(state[name], value)
+            _write(kept[name], value)
+    if options.ema is not None:
+        kept[states.AVERAGE].lerp_(p.detach(), 1 - options.ema)
+    if options.zero_grad_in_step:
+        p.grad.detach_().zero_()
+    return sums
+
+
+def _sums(rule: Rule, raw: Tensor, move: Tensor, x: Tensor, new: list[Tensor], scale: float) -> tuple[Tensor, ...]:
+    none = raw.new_zeros(())
+    momentum2, dot = none, none
+    if rule.momentum:
+        m = new[rule.states.index(rule.momentum)]
+        momentum2, dot = _squares(m), (raw * m).sum() * (-1 if scale < 0 else 1)
+    return _squares(raw), _squares(move), _squares(x), momentum2, dot
+
+
+def _squares(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x).square()  # pyright: ignore[reportUnknownVariableType]
 
 
 def _elements(tensor: Tensor) -> Tensor:
-    """What a rule computes with: pairs of reals for complex numbers, fp32 for half precision."""
+    """What a rule computes with: pairs of reals for complex numbers, fp32 for half precision, zeros written out."""
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
     if tensor.is_complex():
-        return torch.view_as_real(tensor)
+        return torch.view_as_real(tensor.resolve_conj())
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,24 +13,57 @@ from surefoot.rules.rule import Rule
 
 @dataclass(frozen=True)
 class Update:
-    """One step of the parameters of one group.
+    """One step of one parameter group. Those of its parameters that have a gradient move.
 
-    params, grads, states: side by side, one entry a parameter; a state is what the optimizer keeps for it by name,
-        empty before its first step
+    params: the parameters
+    names: what reports call them; None where they have no names
     hyper: every hyper-parameter that the rule's `scalars` and `start` name
     lr, weight_decay: numbers, or 0-d tensors
     decoupled: weight decay is added to the direction (AdamW) instead of to the gradient (L2)
     maximize: go up the gradient
     differentiable: autograd records the step
+    lr_factors, decay_factors: for each parameter, what its rate and its decay are multiplied by; empty: by 1
     """
 
     rule: Rule
-    params: list[Tensor]
-    grads: list[Tensor]
-    states: list[dict[str, Any]]
+    params: Sequence[Tensor]
+    names: Sequence[str] | None
     hyper: Mapping[str, Any]
     lr: float | Tensor
     weight_decay: float | Tensor
     decoupled: bool = False
     maximize: bool = False
     differentiable: bool = False
+    lr_factors: Sequence[float] = ()
+    decay_factors: Sequence[float] = ()
+
+    def factors(self, place: int) -> tuple[float, float]:
+        """What the rate and the decay of a parameter are multiplied by."""
+        return (
+            self.lr_factors[place] if self.lr_factors else 1.0,
+            self.decay_factors[place] if self.decay_factors else 1.0,
+        )
+
+    @property
+    def numeric(self) -> bool:
+        """Whether all hyper-parameters are plain numbers and autograd is out of it, as compiled backends need."""
+        values = (self.lr, self.weight_decay, *self.hyper.values())
+        return not self.differentiable and not any(isinstance(value, Tensor) for value in values)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A parameter in a plan.
+
+    group, place: the index of its group, and its own in the group
+    kept: its state
+    created: the names in it that the plan has made
+    factors: what its rate and its decay are multiplied by
+    """
+
+    p: Tensor
+    group: int
+    place: int
+    kept: dict[str, Any]
+    created: list[str]
+    factors: tuple[float, float]

@@ -1,5 +1,7 @@
 """Drop-in optimizers: torch.optim's names, arguments and state_dict, run by surefoot's engine."""
 
+from surefoot.engine.options import Clip, Norms, Options
+from surefoot.engine.report import Report
 from surefoot.optim.adagrad import Adagrad
 from surefoot.optim.adam import Adam, AdamW
 from surefoot.optim.optimizer import Optimizer
@@ -7,4 +9,6 @@ from surefoot.optim.registry import create, names
 from surefoot.optim.rmsprop import RMSprop
 from surefoot.optim.sgd import SGD
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "create", "names"]
+__all__ = [
+    "SGD", "Adagrad", "Adam", "AdamW", "Clip", "Norms", "Optimizer", "Options", "RMSprop", "Report", "create", "names",
+]  # fmt: skip

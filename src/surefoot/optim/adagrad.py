@@ -6,8 +6,10 @@ from typing import ClassVar
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
+from typing_extensions import Unpack
 
-from surefoot.engine import reference
+from surefoot.engine import states
+from surefoot.engine.options import Given
 from surefoot.optim.optimizer import Group, Optimizer, options
 from surefoot.rules import adagrad
 from surefoot.rules.rule import Rule
@@ -31,6 +33,7 @@ class Adagrad(Optimizer):
         foreach, fused: accepted for torch.optim's sake; they change nothing here
         maximize: go up the gradient
         differentiable: let autograd record the step
+        engine: the engine's options, off by default (`sf.optim.Options`)
 
     Raises:
         UserError: for a hyper-parameter out of range, naming it
@@ -47,6 +50,7 @@ class Adagrad(Optimizer):
     """
 
     positive: ClassVar = ("lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps")
+    rules: ClassVar = (adagrad.adagrad,)
 
     def __init__(
         self,
@@ -61,8 +65,9 @@ class Adagrad(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        **engine: Unpack[Given],
     ) -> None:
-        super().__init__(params, options(locals()))
+        super().__init__(params, options(locals()), engine)
 
     def rule(self, group: Group) -> Rule:
         return adagrad.adagrad
@@ -71,7 +76,7 @@ class Adagrad(Optimizer):
         """Add a group of parameters; what it does not set is taken from the defaults."""
         super().add_param_group(param_group)
         for p in param_group["params"]:  # torch's Adagrad has its states from the start, so that they can be shared
-            reference.start(self.rule(param_group), param_group, p, self.state[p])
+            states.start(self.rule(param_group), param_group, p, self.state[p])
 
     def share_memory(self) -> None:
         """Move the sums to shared memory, for Hogwild-style training in several processes."""

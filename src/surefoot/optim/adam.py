@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
+from typing_extensions import Unpack
 
+from surefoot.engine.options import Given
 from surefoot.optim.optimizer import Group, Optimizer, options
 from surefoot.rules import adam
 from surefoot.rules.rule import Rule
@@ -32,6 +34,7 @@ class Adam(Optimizer):
         maximize: go up the gradient
         capturable: refused, CUDA graphs are not supported yet
         differentiable: let autograd record the step
+        engine: the engine's options, off by default (`sf.optim.Options`)
         decoupled_weight_decay: decay as AdamW does
 
     Raises:
@@ -49,6 +52,7 @@ class Adam(Optimizer):
     """
 
     pairs: ClassVar = ("betas",)
+    rules: ClassVar = (adam.adam, adam.amsgrad)
 
     def __init__(
         self,
@@ -65,8 +69,9 @@ class Adam(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
+        **engine: Unpack[Given],
     ) -> None:
-        super().__init__(params, options(locals()))
+        super().__init__(params, options(locals()), engine)
 
     def rule(self, group: Group) -> Rule:
         return adam.amsgrad if group["amsgrad"] else adam.adam
@@ -111,8 +116,9 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        **engine: Unpack[Given],
     ) -> None:
-        Optimizer.__init__(self, params, {**options(locals()), "decoupled_weight_decay": True})
+        Optimizer.__init__(self, params, {**options(locals()), "decoupled_weight_decay": True}, engine)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -6,7 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
+from typing_extensions import Unpack
 
+from surefoot.engine.options import Given
 from surefoot.optim.optimizer import Group, Optimizer, options
 from surefoot.rules import rmsprop
 from surefoot.rules.rule import Rule
@@ -34,6 +36,7 @@ class RMSprop(Optimizer):
         foreach: accepted for torch.optim's sake; it changes nothing here
         maximize: go up the gradient
         differentiable: let autograd record the step
+        engine: the engine's options, off by default (`sf.optim.Options`)
 
     Raises:
         UserError: for a hyper-parameter out of range, naming it
@@ -51,6 +54,7 @@ class RMSprop(Optimizer):
     """
 
     positive: ClassVar = ("lr", "alpha", "eps", "weight_decay", "momentum")
+    rules: ClassVar = tuple(rmsprop.RULES.values())
 
     def __init__(
         self,
@@ -65,8 +69,9 @@ class RMSprop(Optimizer):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        **engine: Unpack[Given],
     ) -> None:
-        super().__init__(params, options(locals()))
+        super().__init__(params, options(locals()), engine)
 
     def rule(self, group: Group) -> Rule:
         return rmsprop.RULES[group["centered"], group["momentum"] > 0]

@@ -6,7 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
+from typing_extensions import Unpack
 
+from surefoot.engine.options import Given
 from surefoot.errors import UserError
 from surefoot.optim.optimizer import Group, Optimizer, is_number, options
 from surefoot.rules import sgd
@@ -33,6 +35,7 @@ class SGD(Optimizer):
         maximize: go up the gradient
         foreach, fused: accepted for torch.optim's sake; they change nothing here
         differentiable: let autograd record the step
+        engine: the engine's options, off by default (`sf.optim.Options`)
 
     Raises:
         UserError: for a hyper-parameter out of range, naming it
@@ -48,6 +51,7 @@ class SGD(Optimizer):
     """
 
     positive: ClassVar = ("lr", "momentum", "weight_decay")
+    rules: ClassVar = (sgd.sgd, sgd.momentum, sgd.nesterov)
 
     def __init__(
         self,
@@ -62,8 +66,9 @@ class SGD(Optimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        **engine: Unpack[Given],
     ) -> None:
-        super().__init__(params, options(locals()))
+        super().__init__(params, options(locals()), engine)
 
     def rule(self, group: Group) -> Rule:
         if group["momentum"] == 0:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -15,11 +15,14 @@ from surefoot.record.store import Row, Store
 
 log = logging.getLogger("surefoot")
 
+Signal: TypeAlias = "float | Tensor | Callable[[], float]"
+
 
 class Recorder:
     """Takes the signals of each step and writes them in batches; a context manager.
 
-    A signal may be a tensor on any device. It is read when the batch is written, so that a step never waits for a GPU.
+    A signal may be a tensor on any device, or a function that works it out. It is read when the batch is written, so
+    that a step never waits for a GPU.
 
     Args:
         run: the run to write to
@@ -29,7 +32,7 @@ class Recorder:
     def __init__(self, run: Run, step: int = 0) -> None:
         self.store = Store(run.dir / "record.sqlite", write=True)
         self.store.cut(step)
-        self.pending: list[tuple[int, Mapping[str, float | Tensor]]] = []
+        self.pending: list[tuple[int, Mapping[str, Signal]]] = []
         self.writer = None
         if importlib.util.find_spec("tensorboard") is None:
             log.warning("no TensorBoard log: it needs pip install 'surefoot[tensorboard]'")
@@ -38,8 +41,8 @@ class Recorder:
 
             self.writer: Any = SummaryWriter(str(run.dir / "tensorboard"), purge_step=step + 1 if step else None)
 
-    def add(self, step: int, signals: Mapping[str, float | Tensor]) -> None:
-        """Take the signals of one step."""
+    def add(self, step: int, signals: Mapping[str, Signal]) -> None:
+        """Take the signals of one step; nothing is read yet."""
         self.pending.append((step, signals))
 
     def take(self) -> list[Row]:
@@ -49,7 +52,7 @@ class Recorder:
         together = torch.stack([t.double().reshape(()) for t in tensors]) if tensors else torch.empty(0)
         numbers = iter(cast("list[float]", together.tolist()))
         self.pending.clear()
-        return [(step, name, next(numbers) if isinstance(value, Tensor) else value) for step, name, value in flat]
+        return [(step, name, _number(value, numbers)) for step, name, value in flat]
 
     def write(self, rows: list[Row]) -> None:
         """Write what `take` gave."""
@@ -71,3 +74,9 @@ class Recorder:
         self.store.close()
         if self.writer is not None:
             self.writer.close()
+
+
+def _number(value: Signal, tensors: Iterator[float]) -> float:
+    if isinstance(value, Tensor):
+        return next(tensors)
+    return value() if callable(value) else value

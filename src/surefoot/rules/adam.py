@@ -27,5 +27,5 @@ def direction_max(g: X, p: X, m: X, v: X, top: X, beta1: X, alpha1: X, beta2: X,
     return (m / bias1) / (sqrt(top) / root2 + eps), m, v, top
 
 
-adam = Rule("Adam", scalars, direction, ("exp_avg", "exp_avg_sq"))
-amsgrad = Rule("AMSGrad", scalars, direction_max, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
+adam = Rule("Adam", scalars, direction, ("exp_avg", "exp_avg_sq"), momentum="exp_avg")
+amsgrad = Rule("AMSGrad", scalars, direction_max, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), momentum="exp_avg")

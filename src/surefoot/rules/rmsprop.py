@@ -43,12 +43,19 @@ def centred_with_momentum(g: X, p: X, v: X, b: X, m: X, alpha: X, share: X, eps:
 
 RULES = {  # keyed by (centred, with momentum)
     (False, False): Rule("RMSprop", scalars, plain, ("square_avg",)),
-    (False, True): Rule("RMSprop with momentum", scalars_momentum, with_momentum, ("square_avg", "momentum_buffer")),
+    (False, True): Rule(
+        "RMSprop with momentum",
+        scalars_momentum,
+        with_momentum,
+        ("square_avg", "momentum_buffer"),
+        momentum="momentum_buffer",
+    ),
     (True, False): Rule("centred RMSprop", scalars, centred, ("square_avg", "grad_avg")),
     (True, True): Rule(
         "centred RMSprop with momentum",
         scalars_momentum,
         centred_with_momentum,
         ("square_avg", "momentum_buffer", "grad_avg"),
+        momentum="momentum_buffer",
     ),
 }

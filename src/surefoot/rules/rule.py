@@ -61,6 +61,7 @@ class Rule:
     states: the names of the states, as torch.optim writes them into a state_dict
     start: for a state that does not start at zero, the hyper-parameter that it starts at
     counted: whether a state_dict holds the step count. Without it `t` is 1 at the first step and 2 ever after
+    momentum: the state that averages gradients, if one does
     """
 
     name: str
@@ -69,6 +70,7 @@ class Rule:
     states: tuple[str, ...] = ()
     start: Mapping[str, str] = field(default_factory=dict[str, str])
     counted: bool = True
+    momentum: str = ""
 
     @cached_property
     def hyper(self) -> tuple[str, ...]:

@@ -31,5 +31,19 @@ def lookahead(g: X, p: X, b: X, momentum: X, share: X):
 
 
 sgd = Rule("SGD", scalars_plain, plain, counted=False)
-momentum = Rule("SGD with heavy-ball momentum", scalars, heavy_ball, ("momentum_buffer",), counted=False)
-nesterov = Rule("SGD with Nesterov momentum", scalars, lookahead, ("momentum_buffer",), counted=False)
+momentum = Rule(
+    "SGD with heavy-ball momentum",
+    scalars,
+    heavy_ball,
+    ("momentum_buffer",),
+    counted=False,
+    momentum="momentum_buffer",
+)
+nesterov = Rule(
+    "SGD with Nesterov momentum",
+    scalars,
+    lookahead,
+    ("momentum_buffer",),
+    counted=False,
+    momentum="momentum_buffer",
+)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from surefoot.engine.options import NAMES as ENGINE
+from surefoot.errors import UserError
 from surefoot.optim import registry
 from surefoot.schedule import parse
 
@@ -88,7 +90,9 @@ def _arguments(recipe: Recipe) -> dict[str, Any]:
     """What the optimizer is built with, as far as it differs from torch's own defaults; lr always."""
     entry = registry.entry(recipe.optimizer)
     chosen = {**entry.preset, **recipe.options, "weight_decay": recipe.weight_decay}
-    torchs = inspect.signature(entry.factory).parameters  # the same names and defaults as torch's class
+    torchs = inspect.signature(entry.factory).parameters  # the names and defaults of torch's class, then our own
+    for name in chosen.keys() & set(ENGINE):
+        raise UserError(f"plain PyTorch has no {name}: take it out of the recipe's options, or train with sf.train")
     return {"lr": recipe.lr, **{name: value for name, value in chosen.items() if value != torchs[name].default}}
 
 

@@ -13,7 +13,7 @@ import tomli_w
 import torch
 
 from surefoot.errors import UserError, unknown
-from surefoot.optim import registry
+from surefoot.optim import Optimizer, registry
 from surefoot.schedule import Schedule, parse
 
 
@@ -66,7 +66,7 @@ class Recipe:
         options = {k: tuple(cast("list[Any]", v)) if isinstance(v, list) else v for k, v in given.items()}
         self._set("options", options)
         for name, value in options.items():
-            if name in ("lr", "weight_decay"):
+            if name in ("lr", "weight_decay", "clip_norm"):
                 raise UserError(f"recipe: {name} is a key of its own, not one of options")
             if name in ("differentiable", "capturable") and value:
                 raise UserError(f"recipe: {name} is for loops of your own, not for a recipe")
@@ -86,9 +86,10 @@ class Recipe:
             raise UserError(f"recipe: schedule_every={self.schedule_every!r} must be epoch or step")
         self.create_optimizer([torch.zeros(1)])  # the optimizer knows best which of its options can be
 
-    def create_optimizer(self, model: Any) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: Any) -> Optimizer:
         """The recipe's optimizer for a model (or for parameters)."""
-        return registry.create(self.optimizer, model, lr=self.lr, weight_decay=self.weight_decay, **self.options)
+        own = {"lr": self.lr, "weight_decay": self.weight_decay, "clip_norm": self.clip_norm}
+        return registry.create(self.optimizer, model, **own, **self.options)
 
     def shape(self, total: int) -> Schedule:
         """The recipe's schedule, for a run of `total` epochs or steps (as `schedule_every` says)."""

@@ -7,18 +7,16 @@ import math
 import random
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch import nn
 from torch.utils.data import DataLoader
 
 from surefoot.errors import UserError
-from surefoot.optim.optimizer import refuse_sparse
 from surefoot.record import Recorder, Run
 from surefoot.record.checkpoint import refuse_unsavable
 from surefoot.record.run import refuse_used
@@ -92,8 +90,7 @@ def train(
     model.to(device)
     if isinstance(task.loss, nn.Module):  # class weights and the like
         task.loss.to(device)
-    params = [p for p in model.parameters() if p.requires_grad]
-    if not params:
+    if not any(p.requires_grad for p in model.parameters()):
         raise UserError(f"the model of {task.name} has no trainable parameters")
     refuse_unsavable(model)
     optimizer = recipe.create_optimizer(model)
@@ -163,15 +160,20 @@ def train(
                     optimizer.zero_grad()
                     loss = task.outcome(model, to_device(batch, device)).loss
                     loss.backward()
-                    norm = clip_gradients(params, recipe.clip_norm)
                     optimizer.step()
+                report = optimizer.last
+                assert report is not None
 
                 position.step += 1
                 position.batch += 1
                 lr = optimizer.param_groups[0]["lr"]
-                record.add(position.step, {"train/loss": loss.detach(), "train/lr": lr, "train/grad_norm": norm})
-                if every_step:
-                    schedule.step()
+                if report.skipped:
+                    log.warning("step %d is skipped: %s", position.step, report.reason)
+                else:
+                    norm = partial(getattr, report, "grad_norm")  # worked out at the next look
+                    record.add(position.step, {"train/loss": loss.detach(), "train/lr": lr, "train/grad_norm": norm})
+                    if every_step:
+                        schedule.step()
                 if time.monotonic() - looked > REPORT_EVERY:
                     look()
             if stop.signum:
@@ -211,13 +213,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
-
-
-def clip_gradients(params: Sequence[Tensor], max_norm: float | None) -> Tensor:
-    """The norm of the whole gradient; scales the gradient down to `max_norm` if it is larger."""
-    grads = [p.grad for p in params if p.grad is not None]
-    refuse_sparse(grads)  # before a norm of them fails in other words
-    return get_total_norm(grads) if max_norm is None else clip_grad_norm_(params, max_norm)
 
 
 def recipe_to_resume(run: Run, task: Task, recipe: Recipe | None) -> Recipe:

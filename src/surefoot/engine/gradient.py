@@ -1,0 +1,88 @@
+"""The first pass: the norms of the gradient, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from surefoot.engine import cpu, reference
+from surefoot.engine.lane import Floats
+from surefoot.engine.launch import SUMS
+from surefoot.engine.options import Norms, Options
+from surefoot.engine.plan import Plan
+from surefoot.engine.sums import Sums, numbers
+from surefoot.errors import UserError
+
+
+class Gradient:
+    """The gradient of all parameters with the loss scale removed, before clipping.
+
+    total: its norm
+    groups: the norm of each parameter group's part
+    """
+
+    def __init__(self, plan: Plan, groups: int, options: Options, unscale: float) -> None:
+        self._clip = options.clip_norm
+        self._unscale = unscale
+        self._largest = self._clip is not None and self._clip.norm_type == math.inf
+        items = [item for item in plan.items if item.p.grad is not None]
+        of_lanes = [cpu.norms(lane, self._largest) for lane in plan.lanes]
+        of_items = [reference.norm(item.p.grad, self._largest) for item in items if item.p.grad is not None]
+        self.sums = Sums(plan, of_lanes, of_items, len(SUMS["norm"]))
+
+        gather = np.maximum if self._largest else np.add
+        found = np.zeros(groups)
+        self._bad = 0.0
+        for lane, rows in zip(plan.lanes, of_lanes, strict=True):
+            gather.at(found, lane.row_groups, rows[:, 0])
+            self._bad += rows[:, 1].sum()
+        if items:
+            gather.at(found, [item.group for item in items], numbers([norm for norm, _ in of_items]))
+            self._bad += sum(numbers([bad for _, bad in of_items]))
+        self.groups = self._norm(found).tolist()
+        self.total = float(self._norm(gather.reduce(found)))
+
+    @cached_property
+    def tensors(self) -> dict[str, float]:
+        """The norm of each parameter's gradient, by name."""
+        return dict(zip(self.sums.names, self._norm(self.sums.table[:, 0]).tolist(), strict=True))
+
+    def fault(self) -> str:
+        """Where the gradient holds a NaN or an infinity, or ""."""
+        if not self._bad:
+            return ""
+        where = [name for name, bad in zip(self.sums.names, self.sums.table[:, 1], strict=True) if bad]
+        more = f" and {len(where) - 3} more" if len(where) > 3 else ""
+        return f"the gradient of {', '.join(where[:3])}{more} holds a NaN or an infinity"
+
+    def factors(self) -> list[float]:
+        """For each parameter group, what its gradient is multiplied by."""
+        clip, groups = self._clip, len(self.groups)
+        if clip is None:
+            return [1.0] * groups
+        if clip.error_if_nonfinite and not math.isfinite(self.total):
+            where = self.fault() or "the sum of squares overflows"
+            raise UserError(f"the norm of the gradient is {self.total}, and error_if_nonfinite is set: {where}")
+        if callable(clip.max_norm):
+            return _each(clip.max_norm(Norms(self.total, self.groups, self.tensors)), groups)
+        norms = self.groups if clip.per_group else [self.total] * groups
+        return [_factor(clip.max_norm, norm) for norm in norms]
+
+    def _norm(self, found: Floats) -> Floats:
+        return (found if self._largest else np.sqrt(found)) * self._unscale
+
+
+def _factor(max_norm: float, norm: float) -> float:
+    factor = max_norm / (norm + 1e-6)
+    return 1.0 if factor >= 1 else factor  # a NaN stays one, as in torch
+
+
+def _each(returned: float | Sequence[float], groups: int) -> list[float]:
+    """A clip function's answer as one factor for each group."""
+    factors = [float(returned)] * groups if isinstance(returned, int | float) else [float(f) for f in returned]
+    if len(factors) != groups:
+        raise UserError(f"the clip_norm function returned {len(factors)} factors for {groups} parameter groups")
+    return factors

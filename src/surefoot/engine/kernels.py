@@ -1,0 +1,258 @@
+"""The CPU kernels: a rule's `direction` in a loop over chunks of tensors, compiled by Numba to object code.
+
+Every kernel is `void kernel(int64 *block)`, where `block` holds what `launch.BLOCK` names. Any number of threads may
+run it on the same block: each claims units of rows by an atomic counter until none is left, so that a kernel calls
+nothing outside itself. A row is a chunk of one tensor, and what it yields depends on its own elements alone: results do
+not depend on the number of threads.
+
+norm      for each row the sum of squares of the gradient, and how many of its elements are not finite
+largest   the same with the largest size instead of the sum
+agree     for each row how many directions have the gradient's sign (one more pass, for the cautious update)
+update    the step, and for each row the sums over gradient, update, parameter and momentum
+
+Only a kernel that is not in the cache needs this module, and so Numba. Its text is part of the cache's key.
+"""
+
+from __future__ import annotations
+
+import inspect
+from textwrap import indent
+from typing import Any
+
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from surefoot.engine.launch import BLOCK, FACTORS, HYPER, SUMS, Kernel
+from surefoot.rules.rule import bind
+
+# no nnan and no ninf: they would let the compiler drop the tests for NaN and infinity
+FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
+
+KERNEL = """
+def kernel(block):
+    first, rows, pointers, index = ints(block[FIRST]), ints(block[ROWS]), ints(block[POINTERS]), ints(block[INDEX])
+    factors, hyper, out = doubles(block[FACTORS]), doubles(block[HYPER]), doubles(block[OUT])
+    tensors = block[TENSORS]
+    while True:
+        unit = claim(block)
+        if unit >= block[UNITS]:
+            return
+        for row in range(first[unit], first[unit + 1]):
+            tensor, start, count = rows[3 * row], rows[3 * row + 1], rows[3 * row + 2]
+            if pointers[tensors + tensor] == 0:  # it has no gradient in this step
+                continue
+{load}
+{loop}
+{store}
+"""
+
+NORM = """
+total = zero64
+for i in range(count):
+    x = wide(g[i])
+    {gather}
+bad = zero64
+if not total - total == zero64:  # the sum tells that all are finite; where it is not, each element is looked at
+    for i in range(count):
+        bad += zero64 if g[i] - g[i] == zero else one64
+"""
+
+RULE = """
+for i in range(count):
+    x, raw = p[i], g[i]
+    grad = raw * scale
+    {bound}
+    grad += coupled * x if coupled != zero else zero  # a decay of zero must not make 0 * inf
+    {results} = direction(grad, x, {states}{scalars})
+"""
+
+ENTRY = """
+define void @kernel(ptr %%block) {
+  %%result = alloca ptr
+  %%status = call i32 @%s(ptr %%result, ptr null, ptr %%block)
+  ret void
+}
+"""
+
+AGREE = """
+    agreed += one64 if d * grad > zero else zero64
+"""
+
+UPDATE = """
+    {cautious}
+    update = lr * (d + (decoupled * x if decoupled != zero else zero))
+    p[i] = x - update
+    {write}
+    {average}
+    {clear}
+    grad2 += wide(raw) * wide(raw)
+    update2 += wide(update) * wide(update)
+    param2 += wide(x) * wide(x)
+    {momentum}
+if scale < zero:  # the momentum is that of the gradient's negative
+    dot = -dot
+"""
+
+
+def object_code(kernel: Kernel) -> bytes:
+    """Compile a kernel for this machine; its symbol is `kernel`."""
+    # LLVM gives up on a loop that needs more than 8 checks whether its arrays overlap; a rule with four states needs 15
+    llvm.set_option("surefoot", "-runtime-memory-check-threshold=64")
+    try:
+        signature = types.void(types.CPointer(types.int64))
+        compiled = numba.cfunc(signature, fastmath=FASTMATH, error_model="numpy")(_function(kernel))
+    finally:
+        llvm.set_option("surefoot", "-runtime-memory-check-threshold=8")
+    module = llvm.parse_assembly(compiled.inspect_llvm() + ENTRY % compiled.native_name.removeprefix("cfunc."))
+    for function in module.functions:  # Numba's own entry reports exceptions to Python, through symbols of Numba's
+        if not function.is_declaration and function.name != "kernel":
+            function.linkage = "internal"
+    cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    target = llvm.Target.from_default_triple()
+    machine = target.create_target_machine(cpu=cpu, features=features, opt=3, reloc="pic")
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.add_strip_dead_prototype_pass()
+    passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
+    outside: list[str] = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
+    if outside:
+        raise RuntimeError(f"the kernel calls {', '.join(outside)}: an entry of the cache must stand alone")
+    return machine.emit_object(module)
+
+
+def _function(kernel: Kernel) -> Any:
+    """The kernel as a Python function."""
+    namespace: dict[str, Any] = {**_operations(kernel.precision), **{name: i for i, name in enumerate(BLOCK)}}
+    if kernel.rule is not None:
+        bound = bind(kernel.rule.direction, namespace)
+        namespace["direction"] = numba.njit(fastmath=FASTMATH, error_model="numpy")(bound)
+    exec(source(kernel), namespace)
+    return namespace["kernel"]
+
+
+def source(kernel: Kernel) -> str:
+    """The text of a kernel."""
+    rule = kernel.rule
+    names = [] if rule is None else [f"s{i}" for i in range(len(rule.states))]
+    scalars = [] if rule is None else list(inspect.signature(rule.direction).parameters)[2 + len(names) :]
+    streams = ["p", "g", *names, *(["average"] if kernel.averaged else [])]
+    width = len(HYPER) + len(scalars)
+    sums = SUMS[kernel.kind]
+    load = ["g = reals(pointers[tensors + tensor] + size * start)"]
+    if rule is None:
+        gather = "total += x * x" if kernel.kind == "norm" else "total = max_or_nan(total, abs(x))"
+        loop = NORM.format(gather=gather)
+    else:
+        load = [f"{name} = reals(pointers[{i} * tensors + tensor] + size * start)" for i, name in enumerate(streams)]
+        load += [f"h = {width} * index[tensor]"]
+        load += [f"{name} = real(hyper[h + {i}])" for i, name in enumerate((*HYPER, *scalars)) if name not in DOUBLES]
+        load += [f"{name} = factors[{len(FACTORS)} * tensor + {i}]" for i, name in enumerate(FACTORS)]
+        load += ["rescale = real(rescale)"]
+        load += [f"{name} = real(hyper[h + {HYPER.index(name)}] * {factor})" for name, factor in DOUBLES.items()]
+        load += [f"{name} = zero64" for name in sums]
+        results = ", ".join(["d", *(f"new_{name}" for name in names)])
+        loop = RULE.format(
+            bound="grad = minimum(maximum(grad, -bound), bound)" if kernel.bounded else "",
+            results=results if names else "(d,)",
+            states="".join(f"{name}[i], " for name in names),
+            scalars=", ".join(scalars),
+        )
+        if kernel.kind == "agree":
+            loop += AGREE
+        else:
+            momentum = rule.momentum and f"new_s{rule.states.index(rule.momentum)}"
+            loop += UPDATE.format(
+                cautious="d = d * rescale if d * grad > zero else zero" if kernel.cautious else "",
+                write="; ".join(f"{name}[i] = new_{name}" for name in names),
+                average="average[i] += share * (x - update - average[i])" if kernel.averaged else "",
+                clear="g[i] = zero" if kernel.clearing else "",
+                momentum=f"a = wide({momentum}); momentum2 += a * a; dot += a * wide(raw)" if momentum else "",
+            )
+    return KERNEL.format(
+        load=indent("\n".join(load), 12 * " "),
+        loop=indent(loop, 12 * " "),
+        store=indent("\n".join(f"out[{len(sums)} * row + {i}] = {name}" for i, name in enumerate(sums)), 12 * " "),
+    )
+
+
+DOUBLES = {"lr": "lr_factor", "coupled": "decay_factor", "decoupled": "decay_factor"}  # products in double precision
+
+
+def _operations(precision: str) -> dict[str, Any]:
+    """What a kernel's text and a rule's text may name."""
+    real = np.dtype(precision).type
+    zero, one = real(0), real(1)
+    type_ = getattr(types, precision)
+    llvm_type = {"float32": ir.FloatType(), "float64": ir.DoubleType()}[precision]
+
+    @numba.njit(fastmath=FASTMATH)
+    def where(condition: Any, x: Any, y: Any) -> Any:
+        return x if condition else y
+
+    @numba.njit(fastmath=FASTMATH)
+    def maximum(x: Any, y: Any) -> Any:  # of NaN and a number: NaN, as torch has it
+        return x if x > y or x != x else y
+
+    @numba.njit(fastmath=FASTMATH)
+    def minimum(x: Any, y: Any) -> Any:
+        return x if x < y or x != x else y
+
+    @numba.njit(fastmath=FASTMATH)
+    def sign(x: Any) -> Any:
+        return one if x > zero else (-one if x < zero else zero)
+
+    return {
+        "sqrt": _sqrt(llvm_type),
+        "where": where,
+        "maximum": maximum,
+        "minimum": minimum,
+        "absolute": abs,
+        "sign": sign,
+        "max_or_nan": maximum,
+        "wide": np.float64,
+        "real": real,
+        "zero": zero,
+        "zero64": np.float64(0),
+        "one64": np.float64(1),
+        "ints": _pointer(types.int64, ir.IntType(64)),
+        "doubles": _pointer(types.float64, ir.DoubleType()),
+        "reals": _pointer(type_, llvm_type),
+        "size": np.dtype(precision).itemsize,
+        "claim": _claim,
+    }
+
+
+def _pointer(numba_type: Any, llvm_type: Any) -> Any:
+    @intrinsic
+    def cast(typing: Any, address: Any) -> Any:
+        def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], llvm_type.as_pointer())
+
+        return types.CPointer(numba_type)(types.int64), build
+
+    return cast
+
+
+def _sqrt(llvm_type: Any) -> Any:
+    @intrinsic
+    def sqrt(typing: Any, x: Any) -> Any:  # math.sqrt calls the C library where a loop has its last few elements
+        def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [llvm_type]), arguments)
+
+        return x(x), build
+
+    return sqrt
+
+
+@intrinsic
+def _claim(typing: Any, block: Any) -> Any:
+    """The next unit that no thread has taken: an atomic `block[0]++`."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.atomic_rmw("add", arguments[0], ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return types.int64(block), build

@@ -1,0 +1,50 @@
+"""What a CPU kernel is, and the tables that a launch hands it: known to `cpu.py`, which launches, and `kernels.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from surefoot.rules.rule import Rule
+
+BLOCK = (  # of a launch: one int64 each, a count or the address of a table
+    "CLAIMED",  # units taken by a thread so far
+    "UNITS",  # how many there are
+    "TENSORS",
+    "FIRST",  # int64 [units + 1]: the first row of each
+    "ROWS",  # int64 [rows, 3]: tensor, first element, number of elements
+    "POINTERS",  # int64 [2 + states (+ 1), tensors]: parameter, gradient (0: none in this step), states, average
+    "INDEX",  # int64 [tensors]: the tensor's row of HYPER
+    "FACTORS",  # float64 [tensors, 3]
+    "HYPER",  # float64 [., 6 + scalars]: one row for each (group, step)
+    "OUT",  # float64 [rows, sums]
+)
+HYPER = ("scale", "bound", "lr", "coupled", "decoupled", "share")  # and what the rule's `scalars` returned
+FACTORS = ("lr_factor", "decay_factor", "rescale")
+SUMS = {  # what each kind of kernel leaves for a row
+    "norm": ("total", "bad"),
+    "largest": ("total", "bad"),
+    "agree": ("agreed",),
+    "update": ("grad2", "update2", "param2", "momentum2", "dot"),
+}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Everything that a kernel's code depends on.
+
+    kind: a key of SUMS
+    precision: "float32" or "float64"
+    rule: the update rule; None for a norm
+    bounded: gradients are clipped by value
+    cautious: only what agrees with the gradient's sign is taken
+    averaged: an average of the parameter is kept
+    clearing: the gradient is zeroed
+    """
+
+    kind: str
+    precision: str
+    rule: Rule | None = None
+    bounded: bool = False
+    cautious: bool = False
+    averaged: bool = False
+    clearing: bool = False

@@ -1,0 +1,122 @@
+"""What every optimizer can do besides its rule. All of it is off unless asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict
+
+from surefoot.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Norms:
+    """The norms of the gradient, unscaled and before clipping, as a clip function is given them.
+
+    total: of the whole gradient
+    groups: of each parameter group
+    tensors: of each parameter that has a gradient, by name
+    """
+
+    total: float
+    groups: Sequence[float]
+    tensors: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """How gradients are clipped by their norm: they are multiplied by min(1, max_norm / (norm + 1e-6)).
+
+    Args:
+        max_norm: the largest norm let through, or a function of the `Norms` that returns the factor, or a sequence of
+            factors, one for each parameter group
+        norm_type: 2 or infinity
+        per_group: each parameter group has a norm, and so a factor, of its own
+        error_if_nonfinite: raise a UserError where the norm is no finite number
+
+    Source: Pascanu, Mikolov & Bengio 2013 (arXiv:1211.5063), algorithm 1; the 1e-6 as torch.nn.utils.clip_grad_norm_.
+
+    >>> import torch, surefoot as sf
+    >>> w = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    >>> opt = sf.optim.SGD([w], lr=1, clip_norm=sf.optim.Clip(2.0, norm_type=float("inf")))
+    >>> w.grad = torch.tensor([4.0, -2.0]); opt.step()
+    >>> w.data
+    tensor([-1.0000, -1.0000])
+    """
+
+    max_norm: float | Callable[[Norms], float | Sequence[float]]
+    norm_type: float = 2.0
+    per_group: bool = False
+    error_if_nonfinite: bool = False
+
+    def __post_init__(self) -> None:
+        if not callable(self.max_norm) and not _positive(self.max_norm):
+            raise UserError(f"clip_norm={self.max_norm!r}: it must be a number above 0, a function or a Clip")
+        if self.norm_type not in (2, math.inf):
+            raise UserError(f"norm_type={self.norm_type!r}: it must be 2 or infinity")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The engine's options, the same for all parameters of an optimizer.
+
+    clip_norm: the largest norm of the whole gradient; larger ones are scaled down (`Clip` says more)
+    clip_value: the largest size of a gradient's element; larger ones are cut
+    skip_nonfinite: leave everything as it is in a step whose gradients hold a NaN or an infinity
+    zero_grad_in_step: set the gradients to zero when they have been used
+    cautious: take only the elements of the update that go down the gradient, and scale these up by the share that was
+        left out: d / (number taken + 1), a tensor of d elements (Liang et al. 2024, arXiv:2411.16085, algorithm 2)
+    ema: keep an average of each parameter: average = ema * average + (1 - ema) * parameter, at each of its steps
+    """
+
+    clip_norm: Clip | None = None
+    clip_value: float | None = None
+    skip_nonfinite: bool = False
+    zero_grad_in_step: bool = False
+    cautious: bool = False
+    ema: float | None = None
+
+    @staticmethod
+    def of(owner: str, given: Mapping[str, Any]) -> Options:
+        """The options as a constructor was given them; refuses what is none of them or has no sense."""
+        for name in given:
+            if name not in NAMES:
+                raise unknown(f"argument of {owner}", name, NAMES)
+        clip = given.get("clip_norm")
+        chosen: dict[str, Any] = dict(given)
+        chosen["clip_norm"] = clip if clip is None or isinstance(clip, Clip) else Clip(clip)
+        options = Options(**chosen)
+        for name in ("skip_nonfinite", "zero_grad_in_step", "cautious"):
+            if not isinstance(getattr(options, name), bool):
+                raise UserError(f"{owner}: {name}={getattr(options, name)!r}: it must be True or False")
+        if options.clip_value is not None and not _positive(options.clip_value):
+            raise UserError(f"{owner}: clip_value={options.clip_value!r}: it must be a number above 0")
+        if options.clip_norm is not None and options.clip_value is not None:
+            raise UserError(f"{owner}: clip by norm or by value, not both: leave out clip_norm or clip_value")
+        if options.ema is not None and not (_positive(options.ema) and options.ema < 1):
+            raise UserError(f"{owner}: ema={options.ema!r}: it must be a number between 0 and 1, such as 0.999")
+        return options
+
+    @property
+    def measured(self) -> bool:
+        """Whether the norm of the gradient must be known before the first parameter moves."""
+        return self.clip_norm is not None or self.skip_nonfinite
+
+
+class Given(TypedDict, total=False):
+    """The options as keyword arguments, for constructors to declare: `**engine: Unpack[Given]`."""
+
+    clip_norm: float | Clip | Callable[[Norms], float | Sequence[float]] | None
+    clip_value: float | None
+    skip_nonfinite: bool
+    zero_grad_in_step: bool
+    cautious: bool
+    ema: float | None
+
+
+NAMES = tuple(f.name for f in fields(Options))
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

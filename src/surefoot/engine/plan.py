@@ -1,0 +1,133 @@
+"""The launch plan: which parameters the compiled kernels take together, and which take the reference backend.
+
+A plan is made once and used as long as it fits. It no longer does when a parameter was added, replaced, moved or given
+its first gradient, a state was replaced or moved, a gradient has another layout, or an option has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from itertools import chain
+from operator import is_
+from typing import Any
+
+from torch import Tensor
+
+from surefoot.engine import cpu, states
+from surefoot.engine.lane import PRECISIONS, Lane, alike, fits
+from surefoot.engine.options import Options
+from surefoot.engine.update import Item, Update
+from surefoot.rules.rule import Rule
+
+State = MutableMapping[Tensor, dict[str, Any]]
+
+
+class Plan:
+    """How the parameters of an optimizer run.
+
+    lanes: those that compiled kernels take
+    items: those that take the reference backend
+    names: what reports call them, first the lanes', then the items'
+    """
+
+    def __init__(self, updates: Sequence[Update], state: State, options: Options, last: Plan | None = None) -> None:
+        """Plan a step. Parameters without a gradient get a place if they have a state, or had one
+        in the last plan and keep none."""
+        self._params = list(_params(updates))
+        self._terms = _terms(updates, options)
+        self._idle: list[Tensor] = []
+        self.items: list[Item] = []
+        known = {id(item.p) for item in last.planned} if last else set[int]()
+        members: dict[tuple[Rule, str], list[Item]] = {}
+        for group, update in enumerate(updates):
+            keeps = bool(update.rule.states) or update.rule.counted or options.ema is not None
+            for place, p in enumerate(update.params):
+                if p.grad is None and not state.get(p) and (keeps or id(p) not in known):
+                    self._idle.append(p)
+                    continue
+                item = Item(p, group, place, state[p] if keeps else {}, [], update.factors(place))
+                if update.numeric and fits(p) and (p.grad is None or alike(p.grad, p)):
+                    members.setdefault((update.rule, PRECISIONS[p.dtype]), []).append(item)
+                else:
+                    self.items.append(item)
+        self.lanes: list[Lane] = []
+        for (rule, precision), items in members.items():
+            taken: list[Item] = []
+            if cpu.available(rule, precision, options):
+                for item in items:
+                    hyper = updates[item.group].hyper
+                    item.created.extend(states.start(rule, hyper, item.p, item.kept, options.ema is not None))
+                names = states.names(rule, options.ema is not None)
+                taken = _apart([item for item in items if all(alike(item.kept[name], item.p) for name in names)], names)
+            if taken:
+                self.lanes.append(Lane(rule, precision, taken, options.ema is not None))
+            lane_places = {(item.group, item.place) for item in taken}
+            self.items.extend(item for item in items if (item.group, item.place) not in lane_places)
+        self.items.sort(key=lambda item: (item.group, item.place))
+        self._keys, self._values = list(state), list(state.values())
+        self.names = [_name(updates, item) for item in chain(*(lane.items for lane in self.lanes), self.items)]
+
+    def fits(self, updates: Sequence[Update], state: State, options: Options) -> bool:
+        """Whether the plan holds for this step; makes it ready for it if it does."""
+        return (
+            _terms(updates, options) == self._terms
+            and _same(_params(updates), self._params)
+            and _same(state, self._keys)
+            and _same(state.values(), self._values)
+            and all(p.grad is None for p in self._idle)
+            and all(lane.refresh() for lane in self.lanes)
+        )
+
+    def undo(self) -> None:
+        """Take back the states that were made for a step that is not taken."""
+        for item in self.planned:
+            for name in item.created:
+                del item.kept[name]
+            item.created.clear()
+
+    def keep(self) -> None:
+        """The step was taken, and the states that were made for it are there to stay."""
+        for item in self.planned:
+            item.created.clear()
+
+    @property
+    def planned(self) -> Iterator[Item]:
+        """All parameters that have a place."""
+        return chain(*(lane.items for lane in self.lanes), self.items)
+
+
+def _params(updates: Sequence[Update]) -> Iterator[Tensor]:
+    return chain.from_iterable(update.params for update in updates)
+
+
+def _same(found: Iterable[Any], expected: Sequence[Any]) -> bool:
+    """Whether these are the same objects: tensors cannot be asked whether they are equal."""
+    found = list(found)
+    return len(found) == len(expected) and all(map(is_, found, expected))
+
+
+def _terms(updates: Sequence[Update], options: Options) -> list[Any]:
+    """What must stay as it is, besides the tensors."""
+    return [options, *((u.rule, u.numeric, tuple(u.lr_factors), tuple(u.decay_factors)) for u in updates)]
+
+
+def _name(updates: Sequence[Update], item: Item) -> str:
+    names = updates[item.group].names
+    return names[item.place] if names else f"group {item.group}, parameter {item.place}"
+
+
+def _apart(items: list[Item], names: Sequence[str]) -> list[Item]:
+    """Those that share no memory with another: threads would race for it."""
+    spans = sorted(
+        (t.data_ptr(), t.data_ptr() + t.numel() * t.element_size(), i)
+        for i, item in enumerate(items)
+        for t in (item.p, *(item.kept[name] for name in names))
+    )
+    shared: set[int] = set()
+    furthest, owner = 0, -1
+    for start, end, i in spans:
+        if start < furthest:
+            shared |= {i, owner}
+        if end > furthest:
+            furthest, owner = end, i
+    return [item for i, item in enumerate(items) if i not in shared]

@@ -1,0 +1,158 @@
+"""What goes into a state_dict, and how one finds its way back to the parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from surefoot.engine.states import AVERAGE
+from surefoot.errors import UserError, unknown
+from surefoot.rules.rule import Rule
+
+if TYPE_CHECKING:
+    from surefoot.optim.optimizer import Optimizer
+
+PER_PARAMETER = ("lr_factors", "decay_factors")  # a group's own keys: one number for each of its parameters
+# how a group runs is not what a checkpoint says, but what the constructor was told
+OWN = (
+    "params", "param_names", *PER_PARAMETER,
+    "foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay",
+)  # fmt: skip
+
+
+def saved(state_dict: Mapping[str, Any], format: str) -> dict[str, Any]:
+    """A copy of a state_dict that shares no memory with the optimizer."""
+    torchs = format == "torch"
+
+    def copied(name: str, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return copy.deepcopy(value)
+        value = value.detach()
+        return value.float() if torchs and name == "step" and value.dtype == torch.float64 else value.clone()
+
+    state = {
+        key: {name: copied(name, value) for name, value in kept.items() if not (torchs and name == AVERAGE)}
+        for key, kept in state_dict["state"].items()
+    }
+    groups = [
+        {name: copied("", value) for name, value in group.items() if not (torchs and name in PER_PARAMETER)}
+        for group in state_dict["param_groups"]
+    ]
+    return {**state_dict, "state": state, "param_groups": groups}
+
+
+def matched(optimizer: Optimizer, state_dict: Mapping[str, Any], keep: Sequence[str]) -> dict[str, Any]:
+    """A saved state as the optimizer's own: its `state` and `param_groups`, checked, and copied.
+
+    Raises:
+        UserError: where it is of another algorithm, of other parameters or of other shapes
+    """
+    groups, theirs = optimizer.param_groups, list(state_dict["param_groups"])
+    for name in keep:
+        if name not in optimizer.defaults:
+            raise unknown("hyper-parameter to keep", name, optimizer.defaults)
+    by_name = all("param_names" in group for group in (*groups, *theirs))
+    ids, sources = _by_name(groups, theirs) if by_name else _by_position(groups, theirs)
+
+    loaded: list[dict[str, Any]] = []
+    for group, source in zip(groups, sources, strict=True):
+        _check_algorithm(optimizer, source)
+        kept = {name: group[name] for name in (*OWN, *keep) if name in group}
+        saved_group = {name: copy.deepcopy(value) for name, value in source.items() if name not in (*OWN, "params")}
+        loaded.append({**group, **saved_group, **kept})
+
+    known = {name for rule in optimizer.rules for name in rule.states}
+    state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
+    for group in loaded:
+        names = group.get("param_names") or [f"parameter {i}" for i in range(len(group["params"]))]
+        rule = optimizer.rule({**optimizer.defaults, **group})
+        for p, name in zip(group["params"], names, strict=True):
+            if ids[p] in state_dict["state"]:
+                state[p] = _state(type(optimizer).__name__, rule, known, p, name, state_dict["state"][ids[p]])
+    claimed = set(ids.values())
+    state.update({key: copy.deepcopy(value) for key, value in state_dict["state"].items() if key not in claimed})
+    return {"state": state, "param_groups": loaded}
+
+
+Group = dict[str, Any]
+
+
+def _by_name(groups: Sequence[Group], theirs: Sequence[Group]) -> tuple[dict[Tensor, Any], list[Group]]:
+    """For each parameter its id in the checkpoint, and for each group the saved group that its parameters were in."""
+    saved_at = {
+        _plain(name): (key, group)
+        for group in theirs
+        for name, key in zip(group["param_names"], group["params"], strict=True)
+    }
+    ours = {_plain(name): p for group in groups for name, p in zip(group["param_names"], group["params"], strict=True)}
+    for what, names in (("lacks", ours.keys() - saved_at.keys()), ("has besides", saved_at.keys() - ours.keys())):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise UserError(f"the checkpoint is of other parameters: it {what} {', '.join(sorted(names)[:3])}{more}")
+    sources: list[Group] = []
+    for i, group in enumerate(groups):
+        found = [saved_at[_plain(name)][1] for name in group["param_names"]]
+        if any(source is not found[0] for source in found):
+            raise UserError(
+                f"the parameters of group {i} were in several groups of the checkpoint: build the same groups"
+            )
+        sources.append(found[0] if found else group)
+    return {p: saved_at[name][0] for name, p in ours.items()}, sources
+
+
+def _by_position(groups: Sequence[Group], theirs: Sequence[Group]) -> tuple[dict[Tensor, Any], list[Group]]:
+    ours, saved_sizes = ([len(group["params"]) for group in each] for each in (groups, theirs))
+    if ours != saved_sizes:
+        raise UserError(
+            f"the checkpoint has parameter groups of {saved_sizes} parameters, the optimizer of {ours}: build the same "
+            "groups, or give both sides named parameters"
+        )
+    pairs = zip(groups, theirs, strict=True)
+    return {p: key for a, b in pairs for p, key in zip(a["params"], b["params"], strict=True)}, list(theirs)
+
+
+def _plain(name: str) -> str:
+    """A name without what torch.compile puts before it."""
+    return name.replace("_orig_mod.", "")
+
+
+def _check_algorithm(optimizer: Optimizer, source: Group) -> None:
+    """Every version of an algorithm has saved all of its numbers; what lacks one is another algorithm's."""
+    lacking = [name for name in (*optimizer.positive, *optimizer.pairs) if name not in source]
+    if lacking:
+        has = ", ".join(sorted(str(name) for name in source.keys() - {"params", "param_names"}))
+        raise UserError(
+            f"the checkpoint is not of {type(optimizer).__name__}: its groups have no {lacking[0]}, but {has}"
+        )
+
+
+def _state(owner: str, rule: Rule, known: set[str], p: Tensor, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The saved state of one parameter, laid out in memory as the parameter, in the dtype it was saved in."""
+    strange = found.keys() - known - {"step", AVERAGE}
+    if strange:
+        raise UserError(
+            f"the checkpoint is not of {owner}: for {name} it holds {', '.join(sorted(strange))}; {owner} keeps "
+            f"{', '.join(sorted(known)) or 'nothing'}"
+        )
+    missing = [each for each in (*rule.states, "step") if each not in found]
+    if rule.counted and found and missing:
+        raise UserError(f"the checkpoint is not of {rule.name}: for {name} it holds no {', '.join(missing)}")
+    kept: dict[str, Any] = {}
+    for key, value in found.items():
+        if not isinstance(value, Tensor):
+            kept[key] = copy.deepcopy(value)
+        elif key == "step":
+            kept[key] = value.detach().cpu().clone()
+        elif value.shape != p.shape:
+            saved_shape, shape = tuple(value.shape), tuple(p.shape)
+            raise UserError(
+                f"the checkpoint does not fit: {key} of {name} has shape {saved_shape}, the parameter {shape}"
+            )
+        else:
+            kept[key] = torch.empty_like(p, dtype=value.dtype, requires_grad=False).copy_(value.detach())
+    return kept
