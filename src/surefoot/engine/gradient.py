@@ -35,15 +35,12 @@ class Gradient:
 
         gather = np.maximum if self._largest else np.add
         found = np.zeros(groups)
-        self._bad = 0.0
         for lane, rows in zip(plan.lanes, of_lanes, strict=True):
-            gather.at(found, lane.row_groups, rows[:, 0])
-            self._bad += rows[:, 1].sum()
+            found[lane.row_groups] = gather(found[lane.row_groups], gather.reduceat(rows[:, 0], lane.group_rows))
         if items:
             gather.at(found, [item.group for item in items], numbers([norm for norm, _ in of_items]))
-            self._bad += sum(numbers([bad for _, bad in of_items]))
         self.groups = self._norm(found).tolist()
-        self.total = float(self._norm(gather.reduce(found)))
+        self.total = self.groups[0] if groups == 1 else float(self._norm(gather.reduce(found)))
 
     @cached_property
     def tensors(self) -> dict[str, float]:
@@ -52,9 +49,11 @@ class Gradient:
 
     def fault(self) -> str:
         """Where the gradient holds a NaN or an infinity, or ""."""
-        if not self._bad:
+        if math.isfinite(self.total):
             return ""
         where = [name for name, bad in zip(self.sums.names, self.sums.table[:, 1], strict=True) if bad]
+        if not where:  # finite, but their squares are not
+            return ""
         more = f" and {len(where) - 3} more" if len(where) > 3 else ""
         return f"the gradient of {', '.join(where[:3])}{more} holds a NaN or an infinity"
 

@@ -26,6 +26,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from surefoot.engine import scan
 from surefoot.engine.launch import BLOCK, FACTORS, HYPER, SUMS, Kernel
 from surefoot.rules.rule import bind
 
@@ -79,7 +80,7 @@ define void @kernel(ptr %%block) {
 """
 
 AGREE = """
-    agreed += one64 if d * grad > zero else zero64
+    agreed += one if d * grad > zero else zero
 """
 
 UPDATE = """
@@ -89,9 +90,9 @@ UPDATE = """
     {write}
     {average}
     {clear}
-    grad2 += wide(raw) * wide(raw)
-    update2 += wide(update) * wide(update)
-    param2 += wide(x) * wide(x)
+    grad2 += raw * raw
+    update2 += update * update
+    param2 += x * x
     {momentum}
 if scale < zero:  # the momentum is that of the gradient's negative
     dot = -dot
@@ -126,7 +127,12 @@ def object_code(kernel: Kernel) -> bytes:
 
 def _function(kernel: Kernel) -> Any:
     """The kernel as a Python function."""
-    namespace: dict[str, Any] = {**_operations(kernel.precision), **{name: i for i, name in enumerate(BLOCK)}}
+    if kernel.kind == "scan":
+        namespace = {**{name: i for i, name in enumerate(scan.BLOCK)}, "most": scan.MOST, **_foreign()}
+        exec(scan.KERNEL, namespace)
+        namespace["same"] = numba.njit(namespace["same"])
+        return namespace["kernel"]
+    namespace = {**{name: i for i, name in enumerate(BLOCK)}, **_operations(kernel.precision)}
     if kernel.rule is not None:
         bound = bind(kernel.rule.direction, namespace)
         namespace["direction"] = numba.njit(fastmath=FASTMATH, error_model="numpy")(bound)
@@ -153,7 +159,7 @@ def source(kernel: Kernel) -> str:
         load += [f"{name} = factors[{len(FACTORS)} * tensor + {i}]" for i, name in enumerate(FACTORS)]
         load += ["rescale = real(rescale)"]
         load += [f"{name} = real(hyper[h + {HYPER.index(name)}] * {factor})" for name, factor in DOUBLES.items()]
-        load += [f"{name} = zero64" for name in sums]
+        load += [f"{name} = zero" for name in sums]
         results = ", ".join(["d", *(f"new_{name}" for name in names)])
         loop = RULE.format(
             bound="grad = minimum(maximum(grad, -bound), bound)" if kernel.bounded else "",
@@ -170,7 +176,7 @@ def source(kernel: Kernel) -> str:
                 write="; ".join(f"{name}[i] = new_{name}" for name in names),
                 average="average[i] += share * (x - update - average[i])" if kernel.averaged else "",
                 clear="g[i] = zero" if kernel.clearing else "",
-                momentum=f"a = wide({momentum}); momentum2 += a * a; dot += a * wide(raw)" if momentum else "",
+                momentum=f"momentum2 += {momentum} * {momentum}; dot += {momentum} * raw" if momentum else "",
             )
     return KERNEL.format(
         load=indent("\n".join(load), 12 * " "),
@@ -216,6 +222,7 @@ def _operations(precision: str) -> dict[str, Any]:
         "wide": np.float64,
         "real": real,
         "zero": zero,
+        "one": one,
         "zero64": np.float64(0),
         "one64": np.float64(1),
         "ints": _pointer(types.int64, ir.IntType(64)),
@@ -256,3 +263,39 @@ def _claim(typing: Any, block: Any) -> Any:
         return builder.atomic_rmw("add", arguments[0], ir.Constant(ir.IntType(64), 1), "monotonic")
 
     return types.int64(block), build
+
+
+def _foreign() -> dict[str, Any]:
+    """Calls of C functions by their addresses, for the scan."""
+
+    def asks(bits: int) -> Any:
+        @intrinsic
+        def call(typing: Any, function: Any, tensor: Any, scratch: Any) -> Any:
+            """What `int function(tensor, answer *)` answers; -1 where it fails."""
+
+            def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                wide, answer = ir.IntType(64), ir.IntType(bits)
+                kind = ir.FunctionType(ir.IntType(32), [wide, wide])
+                failed = builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
+                found = builder.load(builder.inttoptr(arguments[2], answer.as_pointer()))
+                found = builder.zext(found, wide) if bits < 64 else found
+                return builder.select(builder.icmp_signed("==", failed, ir.Constant(failed.type, 0)), found, wide(-1))
+
+            return types.int64(types.int64, types.int64, types.int64), build
+
+        return call
+
+    def call(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(64), [ir.IntType(64)] * (len(arguments) - 1))
+        return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
+
+    @intrinsic
+    def returned(typing: Any, function: Any, argument: Any) -> Any:
+        return types.int64(types.int64, types.int64), call
+
+    @intrinsic
+    def item(typing: Any, function: Any, mapping: Any, key: Any) -> Any:
+        return types.int64(types.int64, types.int64, types.int64), call
+
+    ints = _pointer(types.int64, ir.IntType(64))
+    return {"asks": asks(64), "asks32": asks(32), "asks8": asks(8), "returned": returned, "item": item, "ints": ints}

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import chain
-from operator import is_, itemgetter
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch._C._dynamo.guards import TensorGuards  # what torch.compile checks its inputs by; imports no torch._dynamo
 
 from surefoot.engine import states
+from surefoot.engine.scan import scan
 from surefoot.engine.update import Item
 from surefoot.rules.rule import Rule
 
@@ -25,10 +23,6 @@ PLAIN = (Tensor, torch.nn.Parameter)
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-# bare getters for `map`: hundreds of tensors are asked at each step, and a Python frame for each would cost more
-address_of: Callable[[Tensor], int] = Tensor.data_ptr
-gradient_of: Callable[[Tensor], Tensor | None] = cast(Any, Tensor.grad).__get__
-
 
 class Lane:
     """Parameters on the CPU that share a rule and a precision.
@@ -37,7 +31,9 @@ class Lane:
     names: the states that a kernel reads and writes, in the order of the kernel's arguments
     rows: int64 [rows, 3], the chunks: tensor, first element, number of elements
     first_row: int64 [tensors + 1], the first row of each tensor
+    row_groups, group_rows: the groups that have rows, and the first row of each
     counts: [tensors], the steps that each has taken
+    span: the smallest and the largest of them; valid after `refresh`
     pointers: int64 [2 + names, tensors], as `launch.BLOCK` has them; valid after `refresh`
     active: bool [tensors], which have a gradient in this step; None: all
     """
@@ -55,33 +51,35 @@ class Lane:
         start = (np.arange(len(tensor)) - self.first_row[tensor]) * CHUNK
         size = np.minimum(CHUNK, self.sizes[tensor] - start)
         self.rows: Ints = np.ascontiguousarray(np.stack([tensor, start, size], axis=1), np.int64)
-        self.row_groups = self.groups[self.group_of][tensor]
+        row_groups = self.groups[self.group_of][tensor]
+        self.group_rows = np.flatnonzero(np.diff(row_groups, prepend=-1))  # items come group by group
+        self.row_groups = row_groups[self.group_rows]
         self.factors = np.array([(*item.factors, 1.0) for item in items])
         self._units: dict[int, Ints] = {}
         self._kept = [item.kept for item in items]
-        self._count()
+        self._streams = [self.params, *([kept[name] for kept in self._kept] for name in self.names)]
+        self._known = [[t.data_ptr() for t in stream] for stream in self._streams]
         self._layout = [_layout(p) for p in self.params]
-        self._guard: Any = None
-        self._absent: list[int] = []
-        self.active: npt.NDArray[np.bool_] | None = None
-        self.pointers: Ints = self._addresses([gradient_of(p) for p in self.params])
+        self._count()
+        self.pointers: Ints
+        self.active: npt.NDArray[np.bool_] | None
+        if not self.refresh():
+            raise AssertionError("the tensors of a lane changed while it was made")
 
     def refresh(self) -> bool:
         """Read all addresses for this step. Returns whether the tensors are still where and what they were.
 
         The addresses of gradients may differ: backward makes new ones.
         """
-        try:
-            grads = list(map(gradient_of, self.params))
-            found = self._addresses(grads)
-            counted = not self.rule.counted or all(map(is_, map(itemgetter("step"), self._kept), self._steps))
-        except KeyError:  # a state is gone
-            return False
-        moved = not (np.array_equal(found[0], self.pointers[0]) and np.array_equal(found[2:], self.pointers[2:]))
-        if moved or not counted or not self._alike(grads):
+        found = self._scan() if self._scan is not None else None
+        if found is None:  # a scan tells only that something may be otherwise
+            found = self._look()
+        if found is None:
             return False
         self.pointers = found
-        if self.rule.counted and self.counts.dtype == np.float32 and self.counts.max() >= states.EXACT:
+        self.active = None if found[1].all() else found[1] != 0
+        self.span = float(self.counts.min()), float(self.counts.max())
+        if self.rule.counted and self.counts.dtype == np.float32 and self.span[1] >= states.EXACT:
             self._count()
         return True
 
@@ -103,49 +101,32 @@ class Lane:
 
     def moved(self, cleared: bool) -> list[Tensor]:
         """What a step has written, of what autograd may hold."""
-        active = (
-            self.params
-            if self.active is None
-            else [p for p, here in zip(self.params, self.active, strict=True) if here]
-        )
+        active = self.params if self.active is None else [self.params[i] for i in np.flatnonzero(self.active)]
         return [*active, *(p.grad for p in active if p.grad is not None)] if cleared else active
 
-    def _addresses(self, grads: Sequence[Tensor | None]) -> Ints:
-        kept = chain.from_iterable(map(itemgetter(name), self._kept) for name in self.names)
-        try:
-            of_grads = list(map(address_of, cast("Sequence[Tensor]", grads)))
-            absent: list[int] = []
-        except TypeError:  # a gradient is None
-            of_grads = [0 if grad is None else grad.data_ptr() for grad in grads]
-            absent = [i for i, grad in enumerate(grads) if grad is None]
-        if absent != self._absent:
-            self._absent, self._guard = absent, None
-            self.active = None
-            if absent:
-                self.active = np.ones(len(grads), bool)
-                self.active[absent] = False
-        addresses = chain(map(address_of, self.params), of_grads, map(address_of, kept))
-        shape = (2 + len(self.names), len(grads))
-        return np.fromiter(addresses, np.int64, shape[0] * shape[1]).reshape(shape)
-
-    def _alike(self, grads: Sequence[Tensor | None]) -> bool:
-        """Whether the parameters are what they were, and their gradients lie in memory as they do."""
-        present = [grad for grad in grads if grad is not None] if self._absent else cast("list[Tensor]", grads)
-        if self._guard is not None and self._guard.check(*self.params, *present):
-            return True
-        # the guard also tells modes such as autocast apart, which do not matter here
-        pairs = zip(self.params, grads, strict=True)
-        if [_layout(p) for p in self.params] != self._layout or not all(g is None or alike(g, p) for p, g in pairs):
-            return False
-        both = [*self.params, *present]
-        sizes, strides = cast("Any", ([[*t.shape] for t in both], [[*t.stride()] for t in both]))
-        self._guard = TensorGuards(*both, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
-        return True
+    def _look(self) -> Ints | None:
+        """The addresses, as a scan gives them, by asking each tensor; None: something is not where or what it was."""
+        grads = [p.grad for p in self.params]
+        for name, stream in zip(self.names, self._streams[1:], strict=True):
+            if not all(kept.get(name) is t for kept, t in zip(self._kept, stream, strict=True)):
+                return None
+        if self._steps and not all(kept.get("step") is t for kept, t in zip(self._kept, self._steps, strict=True)):
+            return None
+        if [_layout(p) for p in self.params] != self._layout:
+            return None
+        if not all(grad is None or alike(grad, p) for p, grad in zip(self.params, grads, strict=True)):
+            return None
+        if [[t.data_ptr() for t in stream] for stream in self._streams] != self._known:
+            return None
+        of_grads = [0 if grad is None else grad.data_ptr() or 1 for grad in grads]  # an empty gradient is one, too
+        return np.array([self._known[0], of_grads, *self._known[1:]], np.int64)
 
     def _count(self) -> None:
         """Put the step counts into one vector, of which the parameters' states hold views."""
+        self._steps: list[Tensor] = []
         if not self.rule.counted:
             self.counts = np.array([float(not set(item.created) & set(self.rule.states)) for item in self.items])
+            self._scan = scan(self.params, self._kept, self.names, ())
             return
         counts = [float(kept["step"]) for kept in self._kept]
         dtype = self._kept[0]["step"].dtype if max(counts) < states.EXACT else torch.float64
@@ -154,6 +135,7 @@ class Lane:
         for kept, step in zip(self._kept, self._steps, strict=True):
             kept["step"] = step
         self.counts = vector.numpy()
+        self._scan = scan(self.params, self._kept, self.names, self._steps)
 
 
 def fits(p: Tensor) -> bool:

@@ -6,7 +6,7 @@ its first gradient, a state was replaced or moved, a gradient has another layout
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from itertools import chain
 from operator import is_
 from typing import Any
@@ -71,9 +71,12 @@ class Plan:
         """Whether the plan holds for this step; makes it ready for it if it does."""
         return (
             _terms(updates, options) == self._terms
-            and _same(_params(updates), self._params)
-            and _same(state, self._keys)
-            and _same(state.values(), self._values)
+            and sum(len(update.params) for update in updates) == len(self._params)
+            and len(state) == len(self._keys)
+            # the same objects: tensors cannot be asked whether they are equal
+            and all(map(is_, _params(updates), self._params))
+            and all(map(is_, state, self._keys))
+            and all(map(is_, state.values(), self._values))
             and all(p.grad is None for p in self._idle)
             and all(lane.refresh() for lane in self.lanes)
         )
@@ -98,12 +101,6 @@ class Plan:
 
 def _params(updates: Sequence[Update]) -> Iterator[Tensor]:
     return chain.from_iterable(update.params for update in updates)
-
-
-def _same(found: Iterable[Any], expected: Sequence[Any]) -> bool:
-    """Whether these are the same objects: tensors cannot be asked whether they are equal."""
-    found = list(found)
-    return len(found) == len(expected) and all(map(is_, found, expected))
 
 
 def _terms(updates: Sequence[Update], options: Options) -> list[Any]:
