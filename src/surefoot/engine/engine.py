@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -53,7 +54,10 @@ class Engine:
 
         signs = [-1.0 if update.maximize else 1.0 for update in updates]
         scales = [sign * factor / loss_scale for sign, factor in zip(signs, factors, strict=True)]
-        lanes = [cpu.step(lane, updates, scales, options) for lane in plan.lanes]
+        # where gradients share memory, all must have been read before the first is cleared
+        clear = options.zero_grad_in_step and not plan.items and not plan.gradients_overlap()
+        launched = options if clear == options.zero_grad_in_step else replace(options, zero_grad_in_step=False)
+        lanes = [cpu.step(lane, updates, scales, launched) for lane in plan.lanes]
         items = [
             reference.step(item, updates[item.group], options, scales[item.group])
             for item in plan.items
@@ -61,7 +65,11 @@ class Engine:
         ]
         sums = Sums(plan, lanes, items, len(SUMS["update"]))
         for lane in plan.lanes:  # autograd must notice that what it may have kept was written over
-            torch.autograd.graph.increment_version(lane.moved(options.zero_grad_in_step))
+            torch.autograd.graph.increment_version(lane.moved(clear))
+        if options.zero_grad_in_step and not clear:
+            for item in plan.planned:
+                if item.p.grad is not None:
+                    item.p.grad.detach_().zero_()
         if fresh:
             plan.keep()
         self._plan = plan

@@ -128,7 +128,7 @@ def object_code(kernel: Kernel) -> bytes:
 def _function(kernel: Kernel) -> Any:
     """The kernel as a Python function."""
     if kernel.kind == "scan":
-        namespace = {**{name: i for i, name in enumerate(scan.BLOCK)}, "most": scan.MOST, **_foreign()}
+        namespace: dict[str, Any] = {**{name: i for i, name in enumerate(scan.BLOCK)}, "most": scan.MOST, **_foreign()}
         exec(scan.KERNEL, namespace)
         namespace["same"] = numba.njit(namespace["same"])
         return namespace["kernel"]

@@ -11,6 +11,7 @@ from itertools import chain
 from operator import is_
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from surefoot.engine import cpu, states
@@ -80,6 +81,15 @@ class Plan:
             and all(p.grad is None for p in self._idle)
             and all(lane.refresh() for lane in self.lanes)
         )
+
+    def gradients_overlap(self) -> bool:
+        """Whether gradients in the lanes share memory."""
+        starts = np.concatenate([lane.pointers[1] for lane in self.lanes]) if self.lanes else np.zeros(0, np.int64)
+        sizes = [lane.sizes * (8 if lane.precision == "float64" else 4) for lane in self.lanes]
+        order = starts.argsort()
+        ends = (starts + np.concatenate([*sizes, np.zeros(0, np.int64)]))[order]
+        starts = starts[order]
+        return bool((starts[1:] < ends[:-1])[starts[:-1] > 1].any())
 
     def undo(self) -> None:
         """Take back the states that were made for a step that is not taken."""

@@ -79,8 +79,6 @@ def step(item: Item, update: Update, options: Options, scale: float) -> tuple[Te
             _write(kept[name], value)
     if options.ema is not None:
         kept[states.AVERAGE].lerp_(p.detach(), 1 - options.ema)
-    if options.zero_grad_in_step:
-        p.grad.detach_().zero_()
     return sums
 
 
