@@ -33,6 +33,6 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     unknown recipe key weight_deacy: did you mean weight_decay?
     """
     choices = sorted(known)
-    close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(name).lower(), choices, n=1, cutoff=0.6)
     hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(choices) or 'none'}"
     return UserError(f"unknown {kind} {name}: {hint}")

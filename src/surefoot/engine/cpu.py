@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import cast
 
 import numpy as np
 
-from surefoot.engine import cache, threads
+from surefoot.engine import threads
+from surefoot.engine.cache import address
 from surefoot.engine.lane import Floats, Ints, Lane, per_tensor
 from surefoot.engine.launch import SUMS, Kernel
 from surefoot.engine.options import Options
@@ -18,12 +20,12 @@ from surefoot.rules.rule import Rule
 
 def available(rule: Rule, precision: str, options: Options) -> bool:
     """Whether this machine can run the kernels that these options need; compiles them if they are new."""
-    return all(cache.address(kernel) is not None for kernel in _kernels(rule, precision, options))
+    return None not in _programs(rule, precision, options).values()
 
 
-def norms(lane: Lane, largest: bool) -> Floats:
+def norms(lane: Lane, options: Options) -> Floats:
     """For each row the sum of squares (or the largest size) of the gradient and the number of non-finite elements."""
-    return _launch(Kernel("largest" if largest else "norm", lane.precision), lane)
+    return _launch("largest" if options.largest else "norm", lane, options)
 
 
 def step(lane: Lane, updates: Sequence[Update], scales: Sequence[float], options: Options) -> Floats:
@@ -32,24 +34,24 @@ def step(lane: Lane, updates: Sequence[Update], scales: Sequence[float], options
     Returns for each row the sums that `launch.SUMS["update"]` names.
     """
     index, hyper = _hyper(lane, updates, scales, options)
-    kernels = {kernel.kind: kernel for kernel in _kernels(lane.rule, lane.precision, options)}
     if options.cautious:
-        agreed = per_tensor(lane.first_row, _launch(kernels["agree"], lane, index, hyper))[:, 0]
+        agreed = per_tensor(lane.first_row, _launch("agree", lane, options, index, hyper))[:, 0]
         lane.factors[:, 2] = lane.sizes / (agreed + 1)
-    sums = _launch(kernels["update"], lane, index, hyper)
+    sums = _launch("update", lane, options, index, hyper)
     lane.advance()
     return sums
 
 
-def _kernels(rule: Rule, precision: str, options: Options) -> list[Kernel]:
+@cache
+def _programs(rule: Rule, precision: str, options: Options) -> dict[str, int | None]:
+    """Where the code of each kind of kernel lies that these options need."""
     bounded, averaged = options.clip_value is not None, options.ema is not None
     kernels = [Kernel("update", precision, rule, bounded, options.cautious, averaged, options.zero_grad_in_step)]
     if options.cautious:
         kernels.append(Kernel("agree", precision, rule, bounded))
     if options.measured:
-        largest = options.clip_norm is not None and options.clip_norm.norm_type == math.inf
-        kernels.append(Kernel("largest" if largest else "norm", precision))
-    return kernels
+        kernels.append(Kernel("largest" if options.largest else "norm", precision))
+    return {kernel.kind: address(kernel) for kernel in kernels}
 
 
 def _hyper(lane: Lane, updates: Sequence[Update], scales: Sequence[float], options: Options) -> tuple[Ints, Floats]:
@@ -65,26 +67,25 @@ def _hyper(lane: Lane, updates: Sequence[Update], scales: Sequence[float], optio
 
     least, most = lane.span
     if least == most:
-        return lane.group_of, np.array([row(group, least + 1) for group in lane.groups])
+        return lane.group_of, np.array([row(group, least + 1) for group in lane.groups], np.float64)
     step = lane.counts.astype(np.float64) + 1
     pairs, index = np.unique(np.stack([lane.groups[lane.group_of], step]), axis=1, return_inverse=True)
     listed = cast("list[tuple[float, float]]", pairs.T.tolist())
-    return index.reshape(-1), np.array([row(int(group), t) for group, t in listed])
+    return index.reshape(-1), np.array([row(int(group), t) for group, t in listed], np.float64)
 
 
-NONE = np.zeros(1)
-NO_INDEX = np.zeros(1, np.int64)
+NO_INDEX, NO_HYPER = np.zeros(1, np.int64), np.zeros(1)
 
 
-def _launch(kernel: Kernel, lane: Lane, index: Ints = NO_INDEX, hyper: Floats = NONE) -> Floats:
+def _launch(kind: str, lane: Lane, options: Options, index: Ints = NO_INDEX, hyper: Floats = NO_HYPER) -> Floats:
     """Run a kernel over a lane. What a row without a gradient leaves is zero."""
-    address = cache.address(kernel)
-    assert address is not None
-    out = np.zeros((len(lane.rows), len(SUMS[kernel.kind])))
+    program = _programs(lane.rule, lane.precision, options)[kind]
+    assert program is not None  # or else this would be no lane
+    out = np.zeros((len(lane.rows), len(SUMS[kind])))
     workers = threads.count(lane.elements)
     first = lane.units(workers)
     tables = (first, lane.rows, lane.pointers, index, lane.factors, hyper, out)
     addresses = [table.__array_interface__["data"][0] for table in tables]  # quicker than table.ctypes.data
     block = np.array([0, len(first) - 1, len(lane.items), *addresses], np.int64)  # as launch.BLOCK names them
-    threads.run(address, block.ctypes.data, workers)
+    threads.run(program, block.ctypes.data, workers)
     return out

@@ -45,12 +45,12 @@ class Engine:
                 reason = gradient.fault()
             factors = gradient.factors() if gradient and not reason else [1.0] * len(updates)
         except BaseException:
-            plan.undo()
+            plan.undo(state)
             raise
         if reason:
-            plan.undo()
+            plan.undo(state)
             self._plan = None if fresh else plan
-            return Report(reason, _gradient=gradient)
+            return self.skip(updates, options, reason, gradient)
 
         signs = [-1.0 if update.maximize else 1.0 for update in updates]
         scales = [sign * factor / loss_scale for sign, factor in zip(signs, factors, strict=True)]
@@ -65,12 +65,31 @@ class Engine:
         ]
         sums = Sums(plan, lanes, items, len(SUMS["update"]))
         for lane in plan.lanes:  # autograd must notice that what it may have kept was written over
-            torch.autograd.graph.increment_version(lane.moved(clear))
+            torch.autograd.graph.increment_version(lane.moved())
+            if clear:
+                lane.release()
         if options.zero_grad_in_step and not clear:
-            for item in plan.planned:
-                if item.p.grad is not None:
-                    item.p.grad.detach_().zero_()
+            clear_gradients(updates)
         if fresh:
             plan.keep()
         self._plan = plan
         return Report("", factors, sums, gradient, 1 / loss_scale)
+
+    def skip(
+        self, updates: Sequence[Update], options: Options, reason: str, gradient: Gradient | None = None
+    ) -> Report:
+        """Leave everything as it is, but for gradients that the step was to clear: the next ones would add to them."""
+        if options.zero_grad_in_step:
+            clear_gradients(updates)
+        return Report(reason, _gradient=gradient)
+
+
+def clear_gradients(updates: Sequence[Update]) -> None:
+    """Set all gradients to zero, as torch's zero_grad(set_to_none=False) does."""
+    with torch.no_grad():
+        for grad in (p.grad for update in updates for p in update.params if p.grad is not None):
+            if grad.grad_fn is not None:
+                grad.detach_()
+            else:
+                grad.requires_grad_(False)
+            grad.zero_()

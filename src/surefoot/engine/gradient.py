@@ -27,13 +27,12 @@ class Gradient:
     def __init__(self, plan: Plan, groups: int, options: Options, unscale: float) -> None:
         self._clip = options.clip_norm
         self._unscale = unscale
-        self._largest = self._clip is not None and self._clip.norm_type == math.inf
+        self._largest = options.largest
         items = [item for item in plan.items if item.p.grad is not None]
-        of_lanes = [cpu.norms(lane, self._largest) for lane in plan.lanes]
+        of_lanes = [cpu.norms(lane, options) for lane in plan.lanes]
         of_items = [reference.norm(item.p.grad, self._largest) for item in items if item.p.grad is not None]
-        self.sums = Sums(plan, of_lanes, of_items, len(SUMS["norm"]))
-
         gather = np.maximum if self._largest else np.add
+        self.sums = Sums(plan, of_lanes, of_items, len(SUMS["norm"]), gather)
         found = np.zeros(groups)
         for lane, rows in zip(plan.lanes, of_lanes, strict=True):
             found[lane.row_groups] = gather(found[lane.row_groups], gather.reduceat(rows[:, 0], lane.group_rows))
@@ -81,7 +80,12 @@ def _factor(max_norm: float, norm: float) -> float:
 
 def _each(returned: float | Sequence[float], groups: int) -> list[float]:
     """A clip function's answer as one factor for each group."""
-    factors = [float(returned)] * groups if isinstance(returned, int | float) else [float(f) for f in returned]
+    try:
+        factors = [float(f) for f in returned] if isinstance(returned, Sequence) else [float(returned)] * groups
+    except (TypeError, ValueError):
+        raise UserError(
+            f"the clip_norm function must return a factor, or one for each group, not {returned!r}"
+        ) from None
     if len(factors) != groups:
         raise UserError(f"the clip_norm function returned {len(factors)} factors for {groups} parameter groups")
     return factors

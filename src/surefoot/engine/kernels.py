@@ -57,9 +57,9 @@ for i in range(count):
     x = wide(g[i])
     {gather}
 bad = zero64
-if not total - total == zero64:  # the sum tells that all are finite; where it is not, each element is looked at
+if not abs(total) < infinite64:  # the sum tells that all are finite; where it is not, each element is looked at
     for i in range(count):
-        bad += zero64 if g[i] - g[i] == zero else one64
+        bad += zero64 if abs(g[i]) < infinite else one64
 """
 
 RULE = """
@@ -90,7 +90,7 @@ UPDATE = """
     {write}
     {average}
     {clear}
-    grad2 += raw * raw
+    grad2 += wide(raw) * wide(raw)
     update2 += update * update
     param2 += x * x
     {momentum}
@@ -144,7 +144,8 @@ def source(kernel: Kernel) -> str:
     """The text of a kernel."""
     rule = kernel.rule
     names = [] if rule is None else [f"s{i}" for i in range(len(rule.states))]
-    scalars = [] if rule is None else list(inspect.signature(rule.direction).parameters)[2 + len(names) :]
+    extra = 0 if rule is None else len(inspect.signature(rule.direction).parameters) - 2 - len(names)
+    scalars = [f"c{i}" for i in range(extra)]
     streams = ["p", "g", *names, *(["average"] if kernel.averaged else [])]
     width = len(HYPER) + len(scalars)
     sums = SUMS[kernel.kind]
@@ -159,7 +160,8 @@ def source(kernel: Kernel) -> str:
         load += [f"{name} = factors[{len(FACTORS)} * tensor + {i}]" for i, name in enumerate(FACTORS)]
         load += ["rescale = real(rescale)"]
         load += [f"{name} = real(hyper[h + {HYPER.index(name)}] * {factor})" for name, factor in DOUBLES.items()]
-        load += [f"{name} = zero" for name in sums]
+        # single precision has no room for the squares of gradients that explode or vanish
+        load += [f"{name} = {'zero' if name in SINGLE else 'zero64'}" for name in sums]
         results = ", ".join(["d", *(f"new_{name}" for name in names)])
         loop = RULE.format(
             bound="grad = minimum(maximum(grad, -bound), bound)" if kernel.bounded else "",
@@ -176,7 +178,7 @@ def source(kernel: Kernel) -> str:
                 write="; ".join(f"{name}[i] = new_{name}" for name in names),
                 average="average[i] += share * (x - update - average[i])" if kernel.averaged else "",
                 clear="g[i] = zero" if kernel.clearing else "",
-                momentum=f"momentum2 += {momentum} * {momentum}; dot += {momentum} * raw" if momentum else "",
+                momentum=f"m = wide({momentum}); momentum2 += m * m; dot += m * wide(raw)" if momentum else "",
             )
     return KERNEL.format(
         load=indent("\n".join(load), 12 * " "),
@@ -185,6 +187,7 @@ def source(kernel: Kernel) -> str:
     )
 
 
+SINGLE = ("update2", "param2", "agreed")  # sums in the precision of the parameters; the others are in double
 DOUBLES = {"lr": "lr_factor", "coupled": "decay_factor", "decoupled": "decay_factor"}  # products in double precision
 
 
@@ -224,6 +227,8 @@ def _operations(precision: str) -> dict[str, Any]:
         "zero": zero,
         "one": one,
         "zero64": np.float64(0),
+        "infinite": real(np.inf),
+        "infinite64": np.float64(np.inf),
         "one64": np.float64(1),
         "ints": _pointer(types.int64, ir.IntType(64)),
         "doubles": _pointer(types.float64, ir.DoubleType()),

@@ -54,7 +54,7 @@ class Lane:
         row_groups = self.groups[self.group_of][tensor]
         self.group_rows = np.flatnonzero(np.diff(row_groups, prepend=-1))  # items come group by group
         self.row_groups = row_groups[self.group_rows]
-        self.factors = np.array([(*item.factors, 1.0) for item in items])
+        self.factors = np.array([(*item.factors, 1.0) for item in items], np.float64)
         self._units: dict[int, Ints] = {}
         self._kept = [item.kept for item in items]
         self._streams = [self.params, *([kept[name] for kept in self._kept] for name in self.names)]
@@ -99,10 +99,15 @@ class Lane:
         if not self.rule.counted:
             self.counts[here] = 1  # all that such a rule asks is whether it is the first
 
-    def moved(self, cleared: bool) -> list[Tensor]:
-        """What a step has written, of what autograd may hold."""
-        active = self.params if self.active is None else [self.params[i] for i in np.flatnonzero(self.active)]
-        return [*active, *(p.grad for p in active if p.grad is not None)] if cleared else active
+    def moved(self) -> list[Tensor]:
+        """The parameters that a step has moved."""
+        return self.params if self.active is None else [self.params[i] for i in np.flatnonzero(self.active)]
+
+    def release(self) -> None:
+        """The gradients were cleared: they have no more to do with the graph that they came from."""
+        for p in self.moved():
+            if p.grad is not None and p.grad.requires_grad:
+                p.grad.detach_()
 
     def _look(self) -> Ints | None:
         """The addresses, as a scan gives them, by asking each tensor; None: something is not where or what it was."""
@@ -167,10 +172,10 @@ def _dense(t: Tensor) -> bool:
     return True
 
 
-def per_tensor(first_row: Ints, rows: Floats) -> Floats:
-    """Sums over rows [rows, k] added up to sums over tensors [tensors, k]."""
+def per_tensor(first_row: Ints, rows: Floats, gather: np.ufunc = np.add) -> Floats:
+    """Sums (or what `gather` makes) over rows [rows, k] gathered into those over tensors [tensors, k]."""
     totals = np.zeros((len(first_row) - 1, rows.shape[1]))
     some = np.diff(first_row) > 0  # an empty tensor has no rows
     if some.any():
-        totals[some] = np.add.reduceat(rows, first_row[:-1][some], axis=0)
+        totals[some] = gather.reduceat(rows, first_row[:-1][some], axis=0)
     return totals

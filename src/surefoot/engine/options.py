@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
@@ -78,14 +78,17 @@ class Options:
     ema: float | None = None
 
     @staticmethod
-    def of(owner: str, given: Mapping[str, Any]) -> Options:
-        """The options as a constructor was given them; refuses what is none of them or has no sense."""
+    def of(owner: str, given: Mapping[str, Any], arguments: Iterable[str]) -> Options:
+        """The options as a constructor was given them, which takes `arguments`; refuses what has no sense."""
         for name in given:
             if name not in NAMES:
-                raise unknown(f"argument of {owner}", name, NAMES)
+                raise unknown(f"argument of {owner}", name, arguments)
         clip = given.get("clip_norm")
         chosen: dict[str, Any] = dict(given)
-        chosen["clip_norm"] = clip if clip is None or isinstance(clip, Clip) else Clip(clip)
+        try:
+            chosen["clip_norm"] = clip if clip is None or isinstance(clip, Clip) else Clip(clip)
+        except UserError as error:
+            raise UserError(f"{owner}: {error}") from None
         options = Options(**chosen)
         for name in ("skip_nonfinite", "zero_grad_in_step", "cautious"):
             if not isinstance(getattr(options, name), bool):
@@ -97,6 +100,11 @@ class Options:
         if options.ema is not None and not (_positive(options.ema) and options.ema < 1):
             raise UserError(f"{owner}: ema={options.ema!r}: it must be a number between 0 and 1, such as 0.999")
         return options
+
+    @property
+    def largest(self) -> bool:
+        """Whether norms are of the kind that takes the largest size."""
+        return self.clip_norm is not None and self.clip_norm.norm_type == math.inf
 
     @property
     def measured(self) -> bool:

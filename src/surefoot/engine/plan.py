@@ -12,10 +12,11 @@ from operator import is_
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from surefoot.engine import cpu, states
-from surefoot.engine.lane import PRECISIONS, Lane, alike, fits
+from surefoot.engine.lane import PLAIN, PRECISIONS, Lane, alike, fits
 from surefoot.engine.options import Options
 from surefoot.engine.update import Item, Update
 from surefoot.rules.rule import Rule
@@ -35,6 +36,7 @@ class Plan:
         """Plan a step. Parameters without a gradient get a place if they have a state, or had one
         in the last plan and keep none."""
         self._params = list(_params(updates))
+        strangers = [p for p in self._params if p not in state]
         self._terms = _terms(updates, options)
         self._idle: list[Tensor] = []
         self.items: list[Item] = []
@@ -43,7 +45,10 @@ class Plan:
         for group, update in enumerate(updates):
             keeps = bool(update.rule.states) or update.rule.counted or options.ema is not None
             for place, p in enumerate(update.params):
-                if p.grad is None and not state.get(p) and (keeps or id(p) not in known):
+                ready = (
+                    states.complete(update.rule, state.get(p, {}), options.ema is not None) if keeps else id(p) in known
+                )
+                if p.grad is None and not ready:
                     self._idle.append(p)
                     continue
                 item = Item(p, group, place, state[p] if keeps else {}, [], update.factors(place))
@@ -59,12 +64,15 @@ class Plan:
                     hyper = updates[item.group].hyper
                     item.created.extend(states.start(rule, hyper, item.p, item.kept, options.ema is not None))
                 names = states.names(rule, options.ema is not None)
-                taken = _apart([item for item in items if all(alike(item.kept[name], item.p) for name in names)], names)
+                fit = [item for item in items if all(alike(item.kept[name], item.p) for name in names)]
+                chosen = {id(item.p) for item in fit}
+                taken = _apart(fit, names, [p for p in self._params if id(p) not in chosen])
             if taken:
                 self.lanes.append(Lane(rule, precision, taken, options.ema is not None))
             lane_places = {(item.group, item.place) for item in taken}
             self.items.extend(item for item in items if (item.group, item.place) not in lane_places)
         self.items.sort(key=lambda item: (item.group, item.place))
+        self._new = [p for p in strangers if p in state]
         self._keys, self._values = list(state), list(state.values())
         self.names = [_name(updates, item) for item in chain(*(lane.items for lane in self.lanes), self.items)]
 
@@ -91,15 +99,19 @@ class Plan:
         starts = starts[order]
         return bool((starts[1:] < ends[:-1])[starts[:-1] > 1].any())
 
-    def undo(self) -> None:
+    def undo(self, state: State) -> None:
         """Take back the states that were made for a step that is not taken."""
         for item in self.planned:
             for name in item.created:
                 del item.kept[name]
             item.created.clear()
+        for p in self._new:
+            if not state[p]:
+                del state[p]
 
     def keep(self) -> None:
         """The step was taken, and the states that were made for it are there to stay."""
+        self._new.clear()
         for item in self.planned:
             item.created.clear()
 
@@ -123,18 +135,21 @@ def _name(updates: Sequence[Update], item: Item) -> str:
     return names[item.place] if names else f"group {item.group}, parameter {item.place}"
 
 
-def _apart(items: list[Item], names: Sequence[str]) -> list[Item]:
-    """Those that share no memory with another: threads would race for it."""
-    spans = sorted(
-        (t.data_ptr(), t.data_ptr() + t.numel() * t.element_size(), i)
-        for i, item in enumerate(items)
-        for t in (item.p, *(item.kept[name] for name in names))
-    )
+def _apart(items: list[Item], names: Sequence[str], others: Sequence[Tensor]) -> list[Item]:
+    """Those that share no memory with another parameter: threads would race for it."""
+    tensors = [(i, t) for i, item in enumerate(items) for t in (item.p, *(item.kept[name] for name in names))]
+    tensors += [(-1, p) for p in others if type(p) in PLAIN and p.layout == torch.strided and p.device.type == "cpu"]
     shared: set[int] = set()
     furthest, owner = 0, -1
-    for start, end, i in spans:
+    for start, end, i in sorted((*_span(t), i) for i, t in tensors):
         if start < furthest:
             shared |= {i, owner}
         if end > furthest:
             furthest, owner = end, i
     return [item for i, item in enumerate(items) if i not in shared]
+
+
+def _span(t: Tensor) -> tuple[int, int]:
+    """From where to where a tensor lies in memory."""
+    reach = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True)) + 1 if t.numel() else 0
+    return t.data_ptr(), t.data_ptr() + reach * t.element_size()

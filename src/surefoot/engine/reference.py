@@ -33,11 +33,11 @@ def direction(rule: Rule):
 
 def norm(grad: Tensor, largest: bool) -> tuple[Tensor, Tensor]:
     """The sum of the squares (or the largest size) of a gradient, and how many of its elements are not finite."""
-    g = _elements(grad.detach())
+    g = grad.detach().to_dense()
     bad = (~g.isfinite()).sum()
     if largest:
-        return (g.abs().amax() if g.numel() else g.new_zeros(())), bad
-    return _squares(g), bad
+        return (g.abs().amax() if g.numel() else g.new_zeros(()).abs()), bad
+    return _squares(_elements(g)), bad
 
 
 def step(item: Item, update: Update, options: Options, scale: float) -> tuple[Tensor, ...]:
@@ -47,7 +47,8 @@ def step(item: Item, update: Update, options: Options, scale: float) -> tuple[Te
     """
     p, kept, rule = item.p, item.kept, update.rule
     assert p.grad is not None
-    created = states.start(rule, update.hyper, p, kept, options.ema is not None)
+    created = [*item.created, *states.start(rule, update.hyper, p, kept, options.ema is not None)]
+    item.created.clear()  # from here on the step is taken
     t = states.count(kept) if rule.counted else 1 if set(created) & set(rule.states) else 2
     scalars = rule.scalars(t, *(update.hyper[name] for name in rule.hyper))
     lr, decay = update.lr * item.factors[0], update.weight_decay * item.factors[1]
@@ -65,7 +66,7 @@ def step(item: Item, update: Update, options: Options, scale: float) -> tuple[Te
     d, *new = direction(rule)(g, x, *old, *scalars)
     if options.cautious:
         agrees = d * g > 0
-        d = torch.where(agrees, d * (d.numel() / (agrees.sum() + 1)), 0)
+        d = torch.where(agrees, d * (d.numel() / (agrees.sum() + 1).to(d.dtype)), 0)
     if decays and update.decoupled:
         d = d + decay * x
     move = lr * d
@@ -87,12 +88,17 @@ def _sums(rule: Rule, raw: Tensor, move: Tensor, x: Tensor, new: list[Tensor], s
     momentum2, dot = none, none
     if rule.momentum:
         m = new[rule.states.index(rule.momentum)]
-        momentum2, dot = _squares(m), (raw * m).sum() * (-1 if scale < 0 else 1)
+        momentum2, dot = _squares(m), (_wide(raw) * _wide(m)).sum() * (-1 if scale < 0 else 1)
     return _squares(raw), _squares(move), _squares(x), momentum2, dot
 
 
 def _squares(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x).square()  # pyright: ignore[reportUnknownVariableType]
+    return torch.linalg.vector_norm(_wide(x)).square()  # pyright: ignore[reportUnknownVariableType]
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In double precision, where the device has it: single has no room for squares of what explodes or vanishes."""
+    return x if x.device.type == "mps" else x.double()
 
 
 def _elements(tensor: Tensor) -> Tensor:

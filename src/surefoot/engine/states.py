@@ -33,6 +33,12 @@ def start(rule: Rule, hyper: Mapping[str, Any], p: Tensor, kept: dict[str, Any],
     return created
 
 
+def complete(rule: Rule, kept: Mapping[str, Any], averaged: bool) -> bool:
+    """Whether a parameter has all that `start` would create."""
+    needed = (*names(rule, averaged), *(("step",) if rule.counted else ()))
+    return all(kept.get(name) is not None for name in needed)
+
+
 def names(rule: Rule, averaged: bool) -> tuple[str, ...]:
     """The states that lie beside the parameter in memory, in the order in which kernels take them."""
     return (*rule.states, AVERAGE) if averaged else rule.states

@@ -19,12 +19,20 @@ class Sums:
 
     lanes: for each lane of the plan what its launch left, [rows, width]
     items: for each of the plan's items with a gradient as many 0-d tensors, or none
+    gather: how a tensor's chunks make up the tensor
     """
 
-    def __init__(self, plan: Plan, lanes: Sequence[Floats], items: Sequence[Sequence[Tensor]], width: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        lanes: Sequence[Floats],
+        items: Sequence[Sequence[Tensor]],
+        width: int,
+        gather: np.ufunc = np.add,
+    ) -> None:
         # no tensor but the results is held: a report may be kept for long
         self._lanes = [(lane.first_row, lane.active, rows) for lane, rows in zip(plan.lanes, lanes, strict=True)]
-        self._items, self._width = items, width
+        self._items, self._width, self._gather = items, width, gather
         self._planned = plan.names
         self._active = [item.p.grad is not None for item in plan.items]
 
@@ -40,7 +48,7 @@ class Sums:
         """The sums, [parameters, k]."""
         parts = [np.empty((0, self._width))]
         for first_row, mask, rows in self._lanes:
-            totals = per_tensor(first_row, rows)
+            totals = per_tensor(first_row, rows, self._gather)
             parts.append(totals if mask is None else totals[mask])
         known = iter(numbers([value for item in self._items for value in item]))
         rows = [[next(known) for _ in item] or [np.nan] * self._width for item in self._items]

@@ -52,6 +52,8 @@ def matched(optimizer: Optimizer, state_dict: Mapping[str, Any], keep: Sequence[
     Raises:
         UserError: where it is of another algorithm, of other parameters or of other shapes
     """
+    if not (isinstance(state_dict.get("state"), Mapping) and isinstance(state_dict.get("param_groups"), list)):
+        raise UserError("this is no optimizer's state_dict: it must have state and param_groups")
     groups, theirs = optimizer.param_groups, list(state_dict["param_groups"])
     for name in keep:
         if name not in optimizer.defaults:
@@ -122,8 +124,8 @@ def _plain(name: str) -> str:
 
 
 def _check_algorithm(optimizer: Optimizer, source: Group) -> None:
-    """Every version of an algorithm has saved all of its numbers; what lacks one is another algorithm's."""
-    lacking = [name for name in (*optimizer.positive, *optimizer.pairs) if name not in source]
+    """Every version of an algorithm has saved all of its hyper-parameters; what lacks one is another algorithm's."""
+    lacking = [name for name in optimizer.defaults if name not in source and name not in (*OWN, "maximize")]
     if lacking:
         has = ", ".join(sorted(str(name) for name in source.keys() - {"params", "param_names"}))
         raise UserError(

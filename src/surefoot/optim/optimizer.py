@@ -32,10 +32,7 @@ FLAGS = {
 }  # fmt: skip
 # what torch's schedulers and SWA write into groups
 SCHEDULERS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
-OPTIONS = [
-    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(Options, name), annotation=annotation)
-    for name, annotation in Given.__annotations__.items()
-]
+OPTIONS = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(Options, name)) for name in NAMES]
 HOOKS = (
     "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks",
     "_optimizer_state_dict_pre_hooks", "_optimizer_state_dict_post_hooks",
@@ -94,7 +91,7 @@ class Optimizer(torch.optim.Optimizer):
         cls.__signature__ = inspect.Signature([*shown, *OPTIONS])
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], engine: Given) -> None:
-        self.options = Options.of(type(self).__name__, engine)
+        self.options = Options.of(type(self).__name__, engine, inspect.signature(type(self)).parameters)
         self.last: Report | None = None
         self._engine = Engine()
         self._swapped = False
@@ -123,21 +120,18 @@ class Optimizer(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Move every parameter that has a gradient. Returns what `closure`, if given, returned."""
-        if self._swapped:
-            raise UserError(
-                "the parameters hold their averages: leave `with optimizer.averaged()` before the next step"
-            )
+        self._refuse_swapped()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        if overflow is not None and float(overflow):
-            self.last = Report("the loss scaler found an infinity or a NaN in the gradients")
-            return loss
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             updates = [self._update(group) for group in self.param_groups]
-            self.last = self._engine.step(updates, self.state, self.options, 1.0 if scale is None else float(scale))
+            if overflow is not None and float(overflow):
+                self.last = self._engine.skip(updates, self.options, "the loss scaler found an infinity or a NaN")
+            else:
+                self.last = self._engine.step(updates, self.state, self.options, 1.0 if scale is None else float(scale))
         return loss
 
     @contextmanager
@@ -153,10 +147,9 @@ class Optimizer(torch.optim.Optimizer):
         >>> w.item()
         4.0
         """
-        if self.options.ema is None or self._swapped:
-            raise UserError(
-                "averaged(): " + ("it is entered already" if self._swapped else "build the optimizer with ema=0.999")
-            )
+        if self.options.ema is None:
+            raise UserError("averaged(): no averages are kept: build the optimizer with ema=0.999, say")
+        self._refuse_swapped()
         pairs = [(p, kept[AVERAGE]) for p, kept in self.state.items() if AVERAGE in kept]
         self._swapped = True
         _swap(pairs)
@@ -174,10 +167,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         if format not in ("surefoot", "torch"):
             raise unknown("format of state_dict", format, ("surefoot", "torch"))
-        if self._swapped:
-            raise UserError(
-                "state_dict(): leave `with optimizer.averaged()` first, the parameters are in the averages' place"
-            )
+        self._refuse_swapped()
         return loading.saved(_state_dict(self), format)
 
     def load_state_dict(self, state_dict: dict[str, Any], keep: Iterable[str] = ()) -> None:
@@ -193,6 +183,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             UserError: naming what does not fit
         """
+        self._refuse_swapped()
         state_dict = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = hook(self, state_dict) or state_dict
@@ -201,6 +192,7 @@ class Optimizer(torch.optim.Optimizer):
             hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
+        self._refuse_swapped()
         return {**super().__getstate__(), "options": self.options, **{name: getattr(self, name) for name in HOOKS}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -215,6 +207,10 @@ class Optimizer(torch.optim.Optimizer):
         for kept in self.state.values():
             if "step" in kept and not isinstance(kept["step"], Tensor):
                 kept["step"] = torch.tensor(float(kept["step"]))
+
+    def _refuse_swapped(self) -> None:
+        if self._swapped:
+            raise UserError("the parameters hold their averages: leave `with optimizer.averaged()` first")
 
     def _update(self, group: Group) -> Update:
         rule = self.rule(group)
