@@ -13,14 +13,14 @@ from surefoot.engine import threads
 from surefoot.engine.cache import address
 from surefoot.engine.lane import Floats, Ints, Lane, per_tensor
 from surefoot.engine.launch import SUMS, Kernel
-from surefoot.engine.options import Options
+from surefoot.engine.options import Options, Structure
 from surefoot.engine.update import Update
 from surefoot.rules.rule import Rule
 
 
 def available(rule: Rule, precision: str, options: Options) -> bool:
     """Whether this machine can run the kernels that these options need; compiles them if they are new."""
-    return None not in _programs(rule, precision, options).values()
+    return None not in _programs(rule, precision, options.structure).values()
 
 
 def norms(lane: Lane, options: Options) -> Floats:
@@ -43,14 +43,14 @@ def step(lane: Lane, updates: Sequence[Update], scales: Sequence[float], options
 
 
 @cache
-def _programs(rule: Rule, precision: str, options: Options) -> dict[str, int | None]:
-    """Where the code of each kind of kernel lies that these options need."""
-    bounded, averaged = options.clip_value is not None, options.ema is not None
-    kernels = [Kernel("update", precision, rule, bounded, options.cautious, averaged, options.zero_grad_in_step)]
-    if options.cautious:
+def _programs(rule: Rule, precision: str, structure: Structure) -> dict[str, int | None]:
+    """Where the code of each kind of kernel lies that options of this structure need."""
+    bounded, cautious, averaged, clearing, norm = structure
+    kernels = [Kernel("update", precision, rule, bounded, cautious, averaged, clearing)]
+    if cautious:
         kernels.append(Kernel("agree", precision, rule, bounded))
-    if options.measured:
-        kernels.append(Kernel("largest" if options.largest else "norm", precision))
+    if norm:
+        kernels.append(Kernel(norm, precision))
     return {kernel.kind: address(kernel) for kernel in kernels}
 
 
@@ -79,7 +79,7 @@ NO_INDEX, NO_HYPER = np.zeros(1, np.int64), np.zeros(1)
 
 def _launch(kind: str, lane: Lane, options: Options, index: Ints = NO_INDEX, hyper: Floats = NO_HYPER) -> Floats:
     """Run a kernel over a lane. What a row without a gradient leaves is zero."""
-    program = _programs(lane.rule, lane.precision, options)[kind]
+    program = _programs(lane.rule, lane.precision, options.structure)[kind]
     assert program is not None  # or else this would be no lane
     out = np.zeros((len(lane.rows), len(SUMS[kind])))
     workers = threads.count(lane.elements)

@@ -87,9 +87,8 @@ class Engine:
 def clear_gradients(updates: Sequence[Update]) -> None:
     """Set all gradients to zero, as torch's zero_grad(set_to_none=False) does."""
     with torch.no_grad():
-        for grad in (p.grad for update in updates for p in update.params if p.grad is not None):
-            if grad.grad_fn is not None:
-                grad.detach_()
-            else:
-                grad.requires_grad_(False)
-            grad.zero_()
+        for p in (p for update in updates for p in update.params):
+            if p.grad is not None:
+                p.grad.zero_()
+                if p.grad.requires_grad:
+                    p.grad = p.grad.detach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ class Lane:
         self._kept = [item.kept for item in items]
         self._streams = [self.params, *([kept[name] for kept in self._kept] for name in self.names)]
         self._known = [[t.data_ptr() for t in stream] for stream in self._streams]
-        self._layout = [_layout(p) for p in self.params]
+        self._layout = [_layout(t) for stream in self._streams for t in stream]
         self._count()
         self.pointers: Ints
         self.active: npt.NDArray[np.bool_] | None
@@ -104,10 +105,12 @@ class Lane:
         return self.params if self.active is None else [self.params[i] for i in np.flatnonzero(self.active)]
 
     def release(self) -> None:
-        """The gradients were cleared: they have no more to do with the graph that they came from."""
+        """The gradients were cleared: autograd must know, and they have left the graph that they came from."""
         for p in self.moved():
-            if p.grad is not None and p.grad.requires_grad:
-                p.grad.detach_()
+            if p.grad is not None:
+                torch.autograd.graph.increment_version(p.grad)
+                if p.grad.requires_grad:
+                    p.grad = p.grad.detach()
 
     def _look(self) -> Ints | None:
         """The addresses, as a scan gives them, by asking each tensor; None: something is not where or what it was."""
@@ -115,9 +118,10 @@ class Lane:
         for name, stream in zip(self.names, self._streams[1:], strict=True):
             if not all(kept.get(name) is t for kept, t in zip(self._kept, stream, strict=True)):
                 return None
-        if self._steps and not all(kept.get("step") is t for kept, t in zip(self._kept, self._steps, strict=True)):
+        steps = [kept.get("step") for kept in self._kept] if self._steps else []
+        if not all(map(is_, steps, self._steps)) or [t.data_ptr() for t in self._steps] != self._counted:
             return None
-        if [_layout(p) for p in self.params] != self._layout:
+        if [_layout(t) for stream in self._streams for t in stream] != self._layout:
             return None
         if not all(grad is None or alike(grad, p) for p, grad in zip(self.params, grads, strict=True)):
             return None
@@ -129,6 +133,7 @@ class Lane:
     def _count(self) -> None:
         """Put the step counts into one vector, of which the parameters' states hold views."""
         self._steps: list[Tensor] = []
+        self._counted: list[int] = []
         if not self.rule.counted:
             self.counts = np.array([float(not set(item.created) & set(self.rule.states)) for item in self.items])
             self._scan = scan(self.params, self._kept, self.names, ())
@@ -139,6 +144,7 @@ class Lane:
         self._steps = list(vector.unbind())
         for kept, step in zip(self._kept, self._steps, strict=True):
             kept["step"] = step
+        self._counted = [step.data_ptr() for step in self._steps]
         self.counts = vector.numpy()
         self._scan = scan(self.params, self._kept, self.names, self._steps)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 from surefoot.errors import UserError, unknown
+
+Structure: TypeAlias = "tuple[bool, bool, bool, bool, str]"
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,12 @@ class Options:
         if options.ema is not None and not (_positive(options.ema) and options.ema < 1):
             raise UserError(f"{owner}: ema={options.ema!r}: it must be a number between 0 and 1, such as 0.999")
         return options
+
+    @property
+    def structure(self) -> Structure:
+        """What the code of kernels depends on: gradients bounded, cautious, averages, clearing, kind of norm or ""."""
+        norm = ("largest" if self.largest else "norm") if self.measured else ""
+        return self.clip_value is not None, self.cautious, self.ema is not None, self.zero_grad_in_step, norm
 
     @property
     def largest(self) -> bool:

@@ -80,7 +80,6 @@ class Plan:
         """Whether the plan holds for this step; makes it ready for it if it does."""
         return (
             _terms(updates, options) == self._terms
-            and sum(len(update.params) for update in updates) == len(self._params)
             and len(state) == len(self._keys)
             # the same objects: tensors cannot be asked whether they are equal
             and all(map(is_, _params(updates), self._params))
@@ -127,7 +126,11 @@ def _params(updates: Sequence[Update]) -> Iterator[Tensor]:
 
 def _terms(updates: Sequence[Update], options: Options) -> list[Any]:
     """What must stay as it is, besides the tensors."""
-    return [options, *((u.rule, u.numeric, tuple(u.lr_factors), tuple(u.decay_factors)) for u in updates)]
+    return [options, *(_term(u) for u in updates)]
+
+
+def _term(u: Update) -> tuple[Any, ...]:
+    return u.rule, u.numeric, len(u.params), tuple(u.lr_factors), tuple(u.decay_factors)
 
 
 def _name(updates: Sequence[Update], item: Item) -> str:

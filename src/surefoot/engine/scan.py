@@ -36,6 +36,7 @@ BLOCK = (  # of a scan: one int64 each
     "KEYS",  # int64 [streams]: the states' names in them; unused for parameters and gradients
     "STEPS",  # int64 [tensors]: the Python objects of the step counts; 0 for rules that do not count
     "STEP",  # their name
+    "COUNTS",  # int64 [tensors]: addresses of what they hold
     "KNOWN",  # int64 [streams, tensors]: addresses of the elements, as they were
     "FOUND",  # int64 [streams, tensors]: as they are; of gradients 0 where there is none
     "DIMS",  # int64 [tensors]
@@ -66,9 +67,12 @@ def kernel(block):
     tensors = block[TENSORS]
     objects, known, found = ints(block[OBJECTS]), ints(block[KNOWN]), ints(block[FOUND])
     for tensor in range(tensors):
-        if block[STEPS] and item(block[ITEM], ints(block[KEPT])[tensor], block[STEP]) != ints(block[STEPS])[tensor]:
-            block[CHANGED] = 1
-            return
+        if block[STEPS]:
+            step = ints(block[STEPS])[tensor]
+            now = item(block[ITEM], ints(block[KEPT])[tensor], block[STEP])
+            if now != step or asks(block[DATA], step + block[PLACE], block[SCRATCH]) != ints(block[COUNTS])[tensor]:
+                block[CHANGED] = 1
+                return
         for stream in range(block[STREAMS]):
             i = stream * tensors + tensor
             at = objects[i]
@@ -77,10 +81,10 @@ def kernel(block):
                 if asks8(block[DEFINED], at, block[SCRATCH]) == 0:
                     found[i] = 0
                     continue
-            if stream < 2:
-                right = same(block, tensor, at)
-            else:
-                right = item(block[ITEM], ints(block[KEPT])[tensor], ints(block[KEYS])[stream]) == at - block[PLACE]
+            right = same(block, tensor, at)
+            if stream > 1:
+                now = item(block[ITEM], ints(block[KEPT])[tensor], ints(block[KEYS])[stream])
+                right = right and now == at - block[PLACE]
             if right:
                 found[i] = asks(block[DATA], at, block[SCRATCH])
                 right = stream == 1 or found[i] == known[i]
@@ -113,7 +117,7 @@ class Scan:
         params: the parameters
         kept: the state of each
         names: the states to look at
-        steps: the step counts, of which only that they are the same objects matters; empty: none are kept
+        steps: the step counts; empty: none are kept
     """
 
     def __init__(
@@ -142,6 +146,7 @@ class Scan:
         }
         if steps:
             self._tables["STEPS"] = np.array([id(step) for step in steps], np.int64)
+            self._tables["COUNTS"] = np.array([step.data_ptr() for step in steps], np.int64)
         values = {name: table.ctypes.data for name, table in self._tables.items()}
         values |= {"TENSORS": len(params), "STREAMS": len(rows), "PLACE": interface.place}
         values |= {"STEP": id(STEP), "DTYPE": interface.dtypes[params[0].dtype]}
