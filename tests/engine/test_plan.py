@@ -390,11 +390,6 @@ def transposed(grad: Tensor) -> Tensor:
     return grad.t().contiguous().t()
 
 
-def negated_view(grad: Tensor) -> Tensor:
-    """Dense, but with torch's bit that says: the numbers in memory are the negatives."""
-    return torch._neg_view(grad)
-
-
 def subclass(grad: Tensor) -> Tensor:
     return grad.as_subclass(type("Marked", (Tensor,), {}))
 
@@ -403,7 +398,7 @@ def missing(grad: Tensor) -> None:
     return None
 
 
-@pytest.mark.parametrize("kind", [sparse, expanded, transposed, negated_view, subclass, missing])
+@pytest.mark.parametrize("kind", [sparse, expanded, transposed, subclass, missing])
 @pytest.mark.parametrize("engine", [{}, {"clip_norm": 0.5, "skip_nonfinite": True}], ids=["plain", "clipped"])
 def test_a_gradient_of_another_kind_for_one_step(kind, engine):
     def scenario() -> dict[str, Tensor]:

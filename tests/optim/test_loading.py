@@ -217,6 +217,15 @@ def test_a_checkpoint_of_another_algorithm_is_refused(theirs, ours, stepped):
     assert_refused(opt, other.state_dict(), f"not of {ours}")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_state_with_something_strange_in_it_is_refused(name):
+    """Such as that of an algorithm with the same hyper-parameters."""
+    opt = trained(getattr(sf.optim, name))[1]
+    saved = opt.state_dict()
+    saved["state"].setdefault(1, {})["exp_inf"] = torch.zeros(5)
+    assert_refused(opt, saved, f"not of {name}: for b it holds exp_inf")
+
+
 def test_an_amsgrad_state_that_is_not_whole_is_refused():
     opt = trained(sf.optim.Adam, {"amsgrad": True})[1]
     saved = opt.state_dict()

@@ -25,7 +25,7 @@ log = logging.getLogger("surefoot")
 
 _lock = Lock()  # Numba and LLVM are entered by one thread at a time
 _loaded: dict[Kernel, int | None] = {}
-_alive: list[Any] = []  # what LLVM would unload if nobody held it
+_linked: dict[str, Any] = {}  # by the entry's name: LLVM unloads what nobody holds
 
 
 def address(kernel: Kernel) -> int | None:
@@ -101,7 +101,9 @@ def _write(path: Path, code: bytes) -> None:
             file.write(hashlib.sha256(code).digest() + code)
         os.replace(file.name, path)
     except OSError as error:
-        _say_once(f"optimizers are compiled anew in each process, as nothing can be kept in {path.parent}: {error}")
+        _say_once(
+            f"optimizers are compiled anew in each process, as nothing can be kept in {path.parent}: {error.strerror}"
+        )
 
 
 @cache
@@ -112,9 +114,10 @@ def _say_once(what: str) -> None:
 def _load(name: str, code: bytes) -> int:
     import llvmlite.binding as llvm
 
-    linked = llvm.JITLibraryBuilder().add_object_img(code).export_symbol("kernel").link(_linker(), name)
-    _alive.append(linked)
-    return cast(int, linked["kernel"])
+    if name not in _linked:  # two rules may have the same code
+        builder = llvm.JITLibraryBuilder().add_object_img(code).export_symbol("kernel")
+        _linked[name] = builder.link(_linker(), name)
+    return cast(int, _linked[name]["kernel"])
 
 
 @cache

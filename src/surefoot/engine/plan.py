@@ -64,7 +64,7 @@ class Plan:
                     hyper = updates[item.group].hyper
                     item.created.extend(states.start(rule, hyper, item.p, item.kept, options.ema is not None))
                 names = states.names(rule, options.ema is not None)
-                fit = [item for item in items if all(alike(item.kept[name], item.p) for name in names)]
+                fit = [item for item in items if _own_count(item) and all(alike(item.kept[n], item.p) for n in names)]
                 chosen = {id(item.p) for item in fit}
                 taken = _apart(fit, names, [p for p in self._params if id(p) not in chosen])
             if taken:
@@ -136,6 +136,11 @@ def _term(u: Update) -> tuple[Any, ...]:
 def _name(updates: Sequence[Update], item: Item) -> str:
     names = updates[item.group].names
     return names[item.place] if names else f"group {item.group}, parameter {item.place}"
+
+
+def _own_count(item: Item) -> bool:
+    """Whether the step count is this process's alone: a lane keeps its own, and others would see it no more."""
+    return "step" not in item.kept or not item.kept["step"].is_shared()
 
 
 def _apart(items: list[Item], names: Sequence[str], others: Sequence[Tensor]) -> list[Item]:

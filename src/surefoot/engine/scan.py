@@ -5,6 +5,9 @@ than the step itself. So a compiled kernel reads them, through the C interface t
 (`aoti_torch_get_...`, torch/csrc/inductor/aoti_torch/c/shim.h) and one function of its C++ core
 (`c10::TensorImpl::grad`). A tensor's Python object holds its `at::Tensor`; where in it, is found out on a tensor whose
 address Python tells. Where any of this is not as expected, there is no scan, and the lane asks from Python.
+
+One thing the interface does not tell: torch's lazy negation (`torch._neg_view`) on a gradient that is dense otherwise.
+Autograd does not leave such gradients, and a plan that is made anew does see them.
 """
 
 from __future__ import annotations
