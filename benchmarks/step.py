@@ -4,8 +4,8 @@
     python benchmarks/step.py --quick    # one process
 
 A step is clipping by the global norm and the update; ours gathers its statistics besides. In each process all
-contestants take turns, round after round, and ratios are of medians over the rounds; the table shows the median over the
-processes. A process in which the bandwidth of an in-place `add_` varies by more than 20 % between the thirds of its
+contestants take turns, round after round, and ratios are of medians over the rounds; the table shows the median over
+the processes. A process in which the bandwidth of an in-place `add_` varies by more than 20 % between the thirds of its
 rounds is void.
 """
 
@@ -94,7 +94,7 @@ def contestants(rule: str, shapes: list) -> dict[str, Contestant]:
             cls = getattr(importlib.import_module(package), factory)
             found[package] = Contestant(shapes, lambda ps, cls=cls: cls(ps, lr=1e-3, weight_decay=0.01), {})
             found[package].step()
-        except (ImportError, AttributeError, TypeError, RuntimeError) as error:
+        except (ImportError, AttributeError, TypeError, RuntimeError) as error:  # noqa: PERF203
             found.pop(package, None)
             print(f"{package} is left out: {type(error).__name__}: {error}", file=sys.stderr)
     return found
@@ -245,7 +245,7 @@ def show(runs: list[dict]) -> None:
     upper = statistics.mean(beside) + error
     print(f"\nmemory grown in a warm step, at most: {grown / 2**20:.2f} MB")
     print(
-        f"forward and backward, beside ours / beside torch fused: {statistics.median(beside):.3f}, 95 % below {upper:.3f}"
+        f"forward and backward beside ours over beside torch fused: {statistics.median(beside):.3f}, 95 %: {upper:.3f}"
     )
     print(f"first step: compiling {cold:.2f} s, from the cache {cached:.3f} s")
 

@@ -79,7 +79,7 @@ def step(item: Item, update: Update, options: Options, scale: float) -> tuple[Te
         else:
             _write(kept[name], value)
     if options.ema is not None:
-        kept[states.AVERAGE].lerp_(p.detach(), 1 - options.ema)
+        kept[states.AVERAGE].lerp_(p.detach().to(kept[states.AVERAGE].dtype), 1 - options.ema)
     return sums
 
 

@@ -28,7 +28,8 @@ def start(rule: Rule, hyper: Mapping[str, Any], p: Tensor, kept: dict[str, Any],
             kept[name] = torch.full_like(p, fill, requires_grad=False, memory_format=torch.preserve_format)
             created.append(name)
     if averaged and AVERAGE not in kept:
-        kept[AVERAGE] = p.detach().clone(memory_format=torch.preserve_format)
+        half = p.dtype in (torch.bfloat16, torch.float16)  # too coarse for the small steps of an average
+        kept[AVERAGE] = p.detach().to(torch.float32 if half else p.dtype, copy=True)
         created.append(AVERAGE)
     return created
 

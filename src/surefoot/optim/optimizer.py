@@ -152,11 +152,12 @@ class Optimizer(torch.optim.Optimizer):
         self._refuse_swapped()
         pairs = [(p, kept[AVERAGE]) for p, kept in self.state.items() if AVERAGE in kept]
         self._swapped = True
-        _swap(pairs)
+        own = [p.detach().clone() for p, _ in pairs]
         try:
+            _copy([average for _, average in pairs], pairs)
             yield
         finally:
-            _swap(pairs)
+            _copy(own, pairs)
             self._swapped = False
 
     def state_dict(self, format: Literal["surefoot", "torch"] = "surefoot") -> dict[str, Any]:
@@ -275,12 +276,11 @@ def _is_pair(value: object) -> bool:
     return isinstance(value, tuple | list) and len(numbers) == 2 and all(map(is_number, numbers))
 
 
-def _swap(pairs: list[tuple[Tensor, Tensor]]) -> None:
+def _copy(values: list[Tensor], pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """Write values into the parameters of (parameter, average) pairs."""
     with torch.no_grad():
-        for p, average in pairs:
-            p_was = p.clone()
-            p.copy_(average)
-            average.copy_(p_was)
+        for value, (p, _) in zip(values, pairs, strict=True):
+            p.copy_(value)
 
 
 def _value(group: Group, name: str) -> Any:
