@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
+from torch.autograd import _profiler_enabled  # pyright: ignore[reportPrivateUsage]
+from torch.optim.optimizer import ParamsT, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from surefoot.engine.engine import Engine
 from surefoot.engine.options import NAMES, Given, Options
@@ -57,6 +58,23 @@ def _light(method: str) -> Callable[..., Any]:
     def call(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
         return (decorated if "torch._dynamo" in sys.modules else plain)(self, *args, **kwargs)
 
+    return call
+
+
+def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
+    """torch's wrapper, which calls hooks and tells a profiler; left out where nobody listens.
+
+    It takes 0.2 ms after a backward pass that has emptied the caches, as much as 100 tensors' updates.
+    """
+    wrapped = torch.optim.Optimizer.profile_hook_step(step)
+
+    @functools.wraps(step)
+    def call(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        own = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
+        listened = own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks or _profiler_enabled()
+        return (wrapped if listened else step)(self, *args, **kwargs)
+
+    call.hooked = True  # pyright: ignore[reportFunctionMemberAccess]  # torch wraps those that do not say so
     return call
 
 
@@ -118,6 +136,7 @@ class Optimizer(torch.optim.Optimizer):
         _add_param_group(self, param_group)
         self._check_factors(self.param_groups[-1])
 
+    @_hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Move every parameter that has a gradient. Returns what `closure`, if given, returned."""
         self._refuse_swapped()
