@@ -59,7 +59,7 @@ def key(kernel: Kernel) -> str:
 @cache
 def _engine() -> list[str]:
     here = Path(__file__).parent
-    texts = [(here / name).read_text(encoding="utf-8") for name in ("kernels.py", "launch.py", "scan.py")]
+    texts = [(here / name).read_text(encoding="utf-8") for name in ("kernels.py", "launch.py", "scan.py", "witness.py")]
     return [sys.version, version("numba"), version("llvmlite"), *texts]
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from surefoot.engine import threads
 from surefoot.engine.cache import address
-from surefoot.engine.lane import Floats, Ints, Lane, per_tensor
-from surefoot.engine.launch import SUMS, Kernel
+from surefoot.engine.lane import Floats, Ints, Lane, address_of, per_tensor
+from surefoot.engine.launch import BLOCK, SUMS, Kernel
 from surefoot.engine.options import Options, Structure
 from surefoot.engine.update import Update
 from surefoot.rules.rule import Rule
@@ -74,18 +74,20 @@ def _hyper(lane: Lane, updates: Sequence[Update], scales: Sequence[float], optio
     return index.reshape(-1), np.array([row(int(group), t) for group, t in listed], np.float64)
 
 
-NO_INDEX, NO_HYPER = np.zeros(1, np.int64), np.zeros(1)
-
-
-def _launch(kind: str, lane: Lane, options: Options, index: Ints = NO_INDEX, hyper: Floats = NO_HYPER) -> Floats:
+def _launch(
+    kind: str, lane: Lane, options: Options, index: Ints | None = None, hyper: Floats | None = None
+) -> Floats:
     """Run a kernel over a lane. What a row without a gradient leaves is zero."""
     program = _programs(lane.rule, lane.precision, options.structure)[kind]
     assert program is not None  # or else this would be no lane
     out = np.zeros((len(lane.rows), len(SUMS[kind])))
     workers = threads.count(lane.elements)
-    first = lane.units(workers)
-    tables = (first, lane.rows, lane.pointers, index, lane.factors, hyper, out)
-    addresses = [table.__array_interface__["data"][0] for table in tables]  # quicker than table.ctypes.data
-    block = np.array([0, len(first) - 1, len(lane.items), *addresses], np.int64)  # as launch.BLOCK names them
-    threads.run(program, block.ctypes.data, workers)
+    block = lane.block(workers)
+    block[CLAIMED], block[OUT] = 0, address_of(out)
+    if index is not None and hyper is not None:
+        block[INDEX], block[HYPER] = address_of(index), address_of(hyper)
+    threads.run(program, address_of(block), workers)
     return out
+
+
+CLAIMED, INDEX, HYPER, OUT = (BLOCK.index(name) for name in ("CLAIMED", "INDEX", "HYPER", "OUT"))

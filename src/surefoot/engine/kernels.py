@@ -27,7 +27,7 @@ from numba import types
 from numba.core import config
 from numba.extending import intrinsic
 
-from surefoot.engine import scan
+from surefoot.engine import scan, witness
 from surefoot.engine.launch import BLOCK, FACTORS, HYPER, SUMS, Kernel
 from surefoot.rules.rule import bind
 
@@ -133,10 +133,12 @@ def object_code(kernel: Kernel) -> bytes:
 
 def _function(kernel: Kernel) -> Any:
     """The kernel as a Python function."""
-    if kernel.kind == "scan":
-        namespace: dict[str, Any] = {**{name: i for i, name in enumerate(scan.BLOCK)}, "most": scan.MOST, **_foreign()}
-        exec(scan.KERNEL, namespace)
-        namespace["same"] = numba.njit(namespace["same"])
+    if kernel.kind in ("scan", "witness"):
+        about = scan if kernel.kind == "scan" else witness
+        namespace: dict[str, Any] = {**{name: i for i, name in enumerate(about.BLOCK)}, **_foreign()}
+        exec(about.KERNEL, namespace)
+        if kernel.kind == "scan":
+            namespace["alike"] = numba.njit(namespace["alike"])
         return namespace["kernel"]
     namespace = {**{name: i for i, name in enumerate(BLOCK)}, **_operations(kernel.precision)}
     if kernel.rule is not None:
@@ -277,7 +279,7 @@ def _claim(typing: Any, block: Any) -> Any:
 
 
 def _foreign() -> dict[str, Any]:
-    """Calls of C functions by their addresses, for the scan."""
+    """Memory and C functions by their addresses, for the scan and the witness."""
 
     def asks(bits: int) -> Any:
         @intrinsic
@@ -296,17 +298,25 @@ def _foreign() -> dict[str, Any]:
 
         return call
 
-    def call(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(ir.IntType(64), [ir.IntType(64)] * (len(arguments) - 1))
-        return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
-
     @intrinsic
     def returned(typing: Any, function: Any, argument: Any) -> Any:
-        return types.int64(types.int64, types.int64), call
+        def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kind = ir.FunctionType(ir.IntType(64), [ir.IntType(64)])
+            return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
+
+        return types.int64(types.int64, types.int64), build
 
     @intrinsic
-    def item(typing: Any, function: Any, mapping: Any, key: Any) -> Any:
-        return types.int64(types.int64, types.int64, types.int64), call
+    def prefetch(typing: Any, address: Any) -> Any:
+        def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            i32, i8 = ir.IntType(32), ir.IntType(8).as_pointer()
+            kind = ir.FunctionType(ir.VoidType(), [i8, i32, i32, i32])
+            function = builder.module.declare_intrinsic("llvm.prefetch", [i8], kind)
+            builder.call(function, [builder.inttoptr(arguments[0], i8), i32(0), i32(3), i32(1)])  # to read; keep; data
+            return context.get_dummy_value()
+
+        return types.none(types.int64), build
 
     ints = _pointer(types.int64, ir.IntType(64))
-    return {"asks": asks(64), "asks32": asks(32), "asks8": asks(8), "returned": returned, "item": item, "ints": ints}
+    calls = {"asks": asks(64), "asks32": asks(32), "asks8": asks(8), "returned": returned}
+    return {**calls, "prefetch": prefetch, "ints": ints}

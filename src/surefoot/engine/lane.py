@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from surefoot.engine import states
+from surefoot.engine.launch import BLOCK
 from surefoot.engine.scan import scan
 from surefoot.engine.update import Item
 from surefoot.rules.rule import Rule
@@ -35,7 +36,7 @@ class Lane:
     row_groups, group_rows: the groups that have rows, and the first row of each
     counts: [tensors], the steps that each has taken
     span: the smallest and the largest of them; valid after `refresh`
-    pointers: int64 [2 + names, tensors], as `launch.BLOCK` has them; valid after `refresh`
+    pointers: int64 [2 + names, tensors], as `launch.BLOCK` has them; those of gradients valid after `refresh`
     active: bool [tensors], which have a gradient in this step; None: all
     """
 
@@ -56,42 +57,65 @@ class Lane:
         self.group_rows = np.flatnonzero(np.diff(row_groups, prepend=-1))  # items come group by group
         self.row_groups = row_groups[self.group_rows]
         self.factors = np.array([(*item.factors, 1.0) for item in items], np.float64)
-        self._units: dict[int, Ints] = {}
+        self._blocks: dict[int, tuple[Ints, Ints]] = {}
         self._kept = [item.kept for item in items]
         self._streams = [self.params, *([kept[name] for kept in self._kept] for name in self.names)]
-        self._known = [[t.data_ptr() for t in stream] for stream in self._streams]
         self._layout = [_layout(t) for stream in self._streams for t in stream]
-        self._count()
-        self.pointers: Ints
+        self.pointers: Ints = np.zeros((2 + len(self.names), len(items)), np.int64)
+        self.pointers[[0, *range(2, 2 + len(self.names))]] = [[t.data_ptr() for t in s] for s in self._streams]
         self.active: npt.NDArray[np.bool_] | None
+        self._count()
+        self._scan = scan(self.params, self.pointers[1])
         if not self.refresh():
             raise AssertionError("the tensors of a lane changed while it was made")
 
     def refresh(self) -> bool:
-        """Read all addresses for this step. Returns whether the tensors are still where and what they were.
-
-        The addresses of gradients may differ: backward makes new ones.
-        """
-        found = self._scan() if self._scan is not None else None
-        if found is None:  # a scan tells only that something may be otherwise
-            found = self._look()
-        if found is None:
-            return False
-        self.pointers = found
-        self.active = None if found[1].all() else found[1] != 0
-        self.span = float(self.counts.min()), float(self.counts.max())
+        """Read the gradients' addresses for this step. Returns whether they are laid out as the parameters are."""
+        missing = self._scan() if self._scan is not None else -1
+        if missing < 0:  # a scan tells only that something may be otherwise
+            grads = [p.grad for p in self.params]
+            if not all(grad is None or alike(grad, p) for p, grad in zip(self.params, grads, strict=True)):
+                return False
+            # an empty gradient is one, too
+            self.pointers[1] = [0 if grad is None else grad.data_ptr() or 1 for grad in grads]
+            missing = grads.count(None)
+        self.active = self.pointers[1] != 0 if missing else None
+        self.span = float(np.minimum.reduce(self.counts)), float(np.maximum.reduce(self.counts))
         if self.rule.counted and self.counts.dtype == np.float32 and self.span[1] >= states.EXACT:
             self._count()
         return True
 
-    def units(self, threads: int) -> Ints:
-        """The rows in equal shares of consecutive ones, which the memory likes best: [units + 1] first rows."""
-        n = 1 if threads == 1 else UNITS * threads
-        if n not in self._units:
+    def same(self) -> bool:
+        """Whether the parameters and their states are still what and where they were."""
+        for name, stream in zip(self.names, self._streams[1:], strict=True):
+            if not all(kept.get(name) is t for kept, t in zip(self._kept, stream, strict=True)):
+                return False
+        steps = [kept.get("step") for kept in self._kept] if self._steps else []
+        return (
+            all(map(is_, steps, self._steps))
+            and [t.data_ptr() for t in self._steps] == self._counted
+            and [_layout(t) for stream in self._streams for t in stream] == self._layout
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """All that `same` is about."""
+        return [*(t for stream in self._streams for t in stream), *self._steps]
+
+    def block(self, threads: int) -> Ints:
+        """What a launch on so many threads is told of the lane, as `launch.BLOCK` has it.
+
+        A unit is an equal share of consecutive rows, which the memory likes best.
+        """
+        if threads not in self._blocks:
+            n = 1 if threads == 1 else UNITS * threads
             ends = np.cumsum(self.rows[:, 2])
             cuts = np.searchsorted(ends, self.elements * np.arange(1, n) / n)
-            self._units[n] = np.concatenate([[0], cuts, [len(ends)]]).astype(np.int64)
-        return self._units[n]
+            first = np.concatenate([[0], cuts, [len(ends)]]).astype(np.int64)
+            tables = {"FIRST": first, "ROWS": self.rows, "POINTERS": self.pointers, "FACTORS": self.factors}
+            values = {name: address_of(table) for name, table in tables.items()}
+            values |= {"UNITS": n, "TENSORS": len(self.items)}
+            self._blocks[threads] = np.array([values.get(name, 0) for name in BLOCK], np.int64), first
+        return self._blocks[threads][0]
 
     def advance(self) -> None:
         """Count a step of every tensor that has a gradient."""
@@ -112,31 +136,12 @@ class Lane:
                 if p.grad.requires_grad:
                     p.grad = p.grad.detach()
 
-    def _look(self) -> Ints | None:
-        """The addresses, as a scan gives them, by asking each tensor; None: something is not where or what it was."""
-        grads = [p.grad for p in self.params]
-        for name, stream in zip(self.names, self._streams[1:], strict=True):
-            if not all(kept.get(name) is t for kept, t in zip(self._kept, stream, strict=True)):
-                return None
-        steps = [kept.get("step") for kept in self._kept] if self._steps else []
-        if not all(map(is_, steps, self._steps)) or [t.data_ptr() for t in self._steps] != self._counted:
-            return None
-        if [_layout(t) for stream in self._streams for t in stream] != self._layout:
-            return None
-        if not all(grad is None or alike(grad, p) for p, grad in zip(self.params, grads, strict=True)):
-            return None
-        if [[t.data_ptr() for t in stream] for stream in self._streams] != self._known:
-            return None
-        of_grads = [0 if grad is None else grad.data_ptr() or 1 for grad in grads]  # an empty gradient is one, too
-        return np.array([self._known[0], of_grads, *self._known[1:]], np.int64)
-
     def _count(self) -> None:
         """Put the step counts into one vector, of which the parameters' states hold views."""
         self._steps: list[Tensor] = []
         self._counted: list[int] = []
         if not self.rule.counted:
             self.counts = np.array([float(not set(item.created) & set(self.rule.states)) for item in self.items])
-            self._scan = scan(self.params, self._kept, self.names, ())
             return
         counts = [float(kept["step"]) for kept in self._kept]
         dtype = self._kept[0]["step"].dtype if max(counts) < states.EXACT else torch.float64
@@ -146,7 +151,6 @@ class Lane:
             kept["step"] = step
         self._counted = [step.data_ptr() for step in self._steps]
         self.counts = vector.numpy()
-        self._scan = scan(self.params, self._kept, self.names, self._steps)
 
 
 def fits(p: Tensor) -> bool:
@@ -161,7 +165,8 @@ def alike(t: Tensor, p: Tensor) -> bool:
 
 
 def _layout(p: Tensor) -> tuple[Any, ...]:
-    return type(p), p.dtype, p.device, p.layout, p.shape, p.stride() if p.layout == torch.strided else ()
+    where = (p.stride(), p.data_ptr(), p._cdata, p.is_neg()) if p.layout == torch.strided else ()
+    return type(p), p.dtype, p.device, p.layout, p.shape, where
 
 
 def _order(t: Tensor) -> list[int]:
@@ -176,6 +181,11 @@ def _dense(t: Tensor) -> bool:
             return False
         expected *= size
     return True
+
+
+def address_of(table: npt.NDArray[Any]) -> int:
+    """Where a table lies."""
+    return table.__array_interface__["data"][0]  # quicker than table.ctypes.data
 
 
 def per_tensor(first_row: Ints, rows: Floats, gather: np.ufunc = np.add) -> Floats:

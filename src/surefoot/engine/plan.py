@@ -19,6 +19,7 @@ from surefoot.engine import cpu, states
 from surefoot.engine.lane import PLAIN, PRECISIONS, Lane, alike, fits
 from surefoot.engine.options import Options
 from surefoot.engine.update import Item, Update
+from surefoot.engine.witness import Witness, witness
 from surefoot.rules.rule import Rule
 
 State = MutableMapping[Tensor, dict[str, Any]]
@@ -73,21 +74,46 @@ class Plan:
             self.items.extend(item for item in items if (item.group, item.place) not in lane_places)
         self.items.sort(key=lambda item: (item.group, item.place))
         self._new = [p for p in strangers if p in state]
-        self._keys, self._values = list(state), list(state.values())
+        self._state, self._keys, self._values = state, list(state), list(state.values())
+        self._groups = [update.params for update in updates]
+        self._witness: Witness | None = None
+        self._wait, self._patience = 0, 1  # steps until the next witness is called, and for how long after that
         self.names = [_name(updates, item) for item in chain(*(lane.items for lane in self.lanes), self.items)]
 
     def fits(self, updates: Sequence[Update], state: State, options: Options) -> bool:
         """Whether the plan holds for this step; makes it ready for it if it does."""
+        groups = [update.params for update in updates]
+        witnessed = self._witness is not None and state is self._state and all(map(is_, groups, self._groups))
         return (
             _terms(updates, options) == self._terms
-            and len(state) == len(self._keys)
+            and (witnessed and self._witness.holds() or self._same(updates, state))
+            and all(p.grad is None for p in self._idle)
+            and all(lane.refresh() for lane in self.lanes)
+        )
+
+    def _same(self, updates: Sequence[Update], state: State) -> bool:
+        """Whether parameters, states and their tensors are the same; calls a witness if they are.
+
+        Something may change at every step that does not matter here, such as a count of the user's own in a state; then
+        witnesses are called more and more rarely.
+        """
+        same = (
+            len(state) == len(self._keys)
             # the same objects: tensors cannot be asked whether they are equal
             and all(map(is_, _params(updates), self._params))
             and all(map(is_, state, self._keys))
             and all(map(is_, state.values(), self._values))
-            and all(p.grad is None for p in self._idle)
-            and all(lane.refresh() for lane in self.lanes)
+            and all(lane.same() for lane in self.lanes)
         )
+        self._witness, self._wait = None, self._wait - 1
+        if same and self._wait < 0:
+            self._wait, self._patience = self._patience, 2 * self._patience
+            self._state, self._groups = state, [update.params for update in updates]
+            tensors = [t for lane in self.lanes for t in lane.tensors()]
+            dicts, lists = [state, *state.values()], self._groups
+            if all(isinstance(d, dict) for d in dicts) and all(isinstance(each, list) for each in lists):
+                self._witness = witness(tensors, dicts, lists)
+        return same
 
     def gradients_overlap(self) -> bool:
         """Whether gradients in the lanes share memory."""
