@@ -1,0 +1,176 @@
+"""Whether hundreds of objects are as they were, asked in one call.
+
+Before each step the engine must know that no parameter, state or group was replaced, moved or reshaped. Asked from
+Python that takes longer than the step itself. So a witness remembers the memory of the objects in question (the Python
+objects, torch's TensorImpl and StorageImpl behind them, the tables of dicts and lists), and a compiled kernel compares:
+where every word is as it was, so is all that a plan rests on. The reverse does not hold: a word may change for no
+reason that matters, and then the plan asks the objects themselves.
+
+Memory is compared in an order in which each region is known to be alive: first that of Python objects, which the
+witness holds, then what these own. How far the regions reach is found out here, and tried on objects that are changed
+in every way that matters; where this Python or this torch is otherwise, there is no witness.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surefoot.engine import cache as code
+from surefoot.engine.launch import Kernel
+
+BLOCK = (  # of the kernel: one int64 each
+    "CHANGED",  # set to 1 where a word is not what it was
+    "REGIONS",
+    "ADDRESS",  # int64 [regions + AHEAD]
+    "WORDS",  # int64 [regions]: how many to compare
+    "WAS",  # int64 [words of all regions]: what they were
+)
+AHEAD = 24  # regions fetched in advance: a step's streams have emptied the caches
+KERNEL = f"""
+def kernel(block):
+    address, words, was = ints(block[ADDRESS]), ints(block[WORDS]), block[WAS]
+    for i in range(block[REGIONS]):
+        prefetch(address[i + {AHEAD}])
+        now, before, changed = ints(address[i]), ints(was), 0
+        for j in range(words[i]):
+            changed |= now[j] ^ before[j]
+        if changed != 0:
+            block[CHANGED] = 1
+            return
+        was += 8 * words[i]
+"""
+
+WORD = 8
+HEAD = 2  # words at the start of an object that count references
+STORAGE = 5  # words of a StorageImpl after these: data, its owner, its deleter, device, bytes
+KEYS, ITEMS = 4, 3  # where the addresses of their tables are in a dict and in a list of CPython, in words
+
+Region = tuple[int, int]  # address, words
+
+
+class Witness:
+    """The objects as they are now.
+
+    Args:
+        tensors: plain ones
+        dicts, lists: whose items must stay the same objects
+    """
+
+    def __init__(
+        self, tensors: Sequence[Tensor], dicts: Sequence[dict[Any, Any]], lists: Sequence[list[Any]], layout: Layout
+    ) -> None:
+        self._held = [*tensors], [*dicts], [*lists]
+        regions = [*_objects(tensors, dicts, lists, layout), *_owned(tensors, dicts, lists, layout)]
+        regions += [(t.untyped_storage()._cdata + HEAD * WORD, STORAGE) for t in tensors]
+        was = b"".join(ctypes.string_at(address, WORD * words) for address, words in regions)
+        self._tables = {
+            "ADDRESS": np.array([*(address for address, _ in regions), *[0] * AHEAD], np.int64),
+            "WORDS": np.array([words for _, words in regions], np.int64),
+            "WAS": np.frombuffer(was, np.int64),
+        }
+        values = {name: table.ctypes.data for name, table in self._tables.items()} | {"REGIONS": len(regions)}
+        self._block = np.array([values.get(name, 0) for name in BLOCK], np.int64)
+        self._address = self._block.ctypes.data
+        self._run = layout.run
+
+    def holds(self) -> bool:
+        """Whether all is as it was; once it is not, it is not any more."""
+        self._run(self._address)
+        return not self._block[0]
+
+
+def _objects(
+    tensors: Sequence[Tensor], dicts: Sequence[dict[Any, Any]], lists: Sequence[list[Any]], layout: Layout
+) -> Iterator[Region]:
+    """The memory of Python objects, without the head."""
+    yield from ((id(t) + layout.place, 1) for t in tensors)
+    for each in (*dicts, *lists):
+        yield id(each) + HEAD * WORD, type(each).__basicsize__ // WORD - HEAD
+
+
+def _owned(
+    tensors: Sequence[Tensor], dicts: Sequence[dict[Any, Any]], lists: Sequence[list[Any]], layout: Layout
+) -> Iterator[Region]:
+    """The memory that they own."""
+    yield from ((t._cdata + HEAD * WORD, layout.tensor - HEAD) for t in tensors)
+    yield from ((_word(id(d), KEYS), (dict.__sizeof__(d) - type(d).__basicsize__) // WORD) for d in dicts)
+    yield from ((_word(id(items), ITEMS), len(items)) for items in lists)
+
+
+def _word(address: int, place: int) -> int:
+    return ctypes.c_int64.from_address(address + WORD * place).value
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a witness must know.
+
+    run: the kernel
+    place: how far into its Python object the address of a TensorImpl is, in bytes
+    tensor: how large a TensorImpl is, in words
+    """
+
+    run: Callable[[int], None]
+    place: int
+    tensor: int
+
+
+def witness(
+    tensors: Sequence[Tensor], dicts: Sequence[dict[Any, Any]], lists: Sequence[list[Any]]
+) -> Witness | None:
+    """A witness of these objects; None where there can be none."""
+    known = layout()
+    # sizes of more dimensions lie elsewhere
+    return None if known is None or any(t.dim() > 5 for t in tensors) else Witness(tensors, dicts, lists, known)
+
+
+@cache
+def layout() -> Layout | None:
+    """What this Python and this torch need, tried out; None where they are not what a witness is made for."""
+    run = code.address(Kernel("witness", "int64"))
+    usable = getattr(ctypes.CDLL(None), "malloc_usable_size", None) if sys.platform == "linux" else None
+    if run is None or usable is None or sys.implementation.name != "cpython":
+        return None
+    probes = [torch.nn.Parameter(torch.empty(0)) for _ in range(8)]
+    places = range(HEAD * WORD, torch.nn.Parameter.__basicsize__, WORD)
+    found = [place for place in places if all(_word(id(p) + place, 0) == p._cdata for p in probes)]
+    usable.argtypes, usable.restype = [ctypes.c_void_p], ctypes.c_size_t
+    words = min(usable(p._cdata) for p in probes) // WORD
+    if len(found) != 1 or not 20 <= words <= 28:
+        return None
+    known = Layout(ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(run), found[0], words)
+    return known if _works(known) else None
+
+
+def _works(known: Layout) -> bool:
+    """Whether a witness holds while nothing is changed, and notices each change."""
+
+    def held(change: Callable[[Tensor, Any, Any], object]) -> bool:
+        t = torch.zeros(2, 3)
+        d, items = {"s": t}, [t]
+        tried = Witness([t], [d], [items], known)
+        change(t, d, items)
+        return tried.holds()
+
+    same: list[Callable[[Tensor, Any, Any], object]] = [lambda t, d, l: t.add_(1), lambda t, d, l: d.get("s")]
+    others: list[Callable[[Tensor, Any, Any], object]] = [
+        lambda t, d, l: setattr(t, "data", torch.zeros(2, 3)),
+        lambda t, d, l: setattr(t, "data", t.double()),
+        lambda t, d, l: t.t_(),
+        lambda t, d, l: t.resize_(600),
+        lambda t, d, l: t.untyped_storage().resize_(600),
+        lambda t, d, l: d.update(s=torch.zeros(2, 3)),
+        lambda t, d, l: d.update(more=1),
+        lambda t, d, l: l.append(t),
+        lambda t, d, l: l.__setitem__(0, d),
+    ]
+    return all(map(held, same)) and not any(map(held, others))
