@@ -74,13 +74,12 @@ def _hyper(lane: Lane, updates: Sequence[Update], scales: Sequence[float], optio
     return index.reshape(-1), np.array([row(int(group), t) for group, t in listed], np.float64)
 
 
-def _launch(
-    kind: str, lane: Lane, options: Options, index: Ints | None = None, hyper: Floats | None = None
-) -> Floats:
-    """Run a kernel over a lane. What a row without a gradient leaves is zero."""
+def _launch(kind: str, lane: Lane, options: Options, index: Ints | None = None, hyper: Floats | None = None) -> Floats:
+    """Run a kernel over a lane. A row without a gradient leaves zeros."""
     program = _programs(lane.rule, lane.precision, options.structure)[kind]
     assert program is not None  # or else this would be no lane
-    out = np.zeros((len(lane.rows), len(SUMS[kind])))
+    make = np.empty if lane.active is None else np.zeros
+    out = make((len(lane.rows), len(SUMS[kind])))
     workers = threads.count(lane.elements)
     block = lane.block(workers)
     block[CLAIMED], block[OUT] = 0, address_of(out)

@@ -33,13 +33,13 @@ class Gradient:
         of_items = [reference.norm(item.p.grad, self._largest) for item in items if item.p.grad is not None]
         gather = np.maximum if self._largest else np.add
         self.sums = Sums(plan, of_lanes, of_items, len(SUMS["norm"]), gather)
-        found: list[Any] = [0.0] * groups
+        found = [0.0] * groups
         parts = [(item.group, part) for item, part in zip(items, numbers([norm for norm, _ in of_items]), strict=True)]
         for lane, rows in zip(plan.lanes, of_lanes, strict=True):
             parts += zip(lane.row_groups, gather.reduceat(rows[:, 0], lane.group_rows), strict=True)
         for group, part in parts:
-            found[group] = gather(found[group], part)
-        self.groups = [float(self._norm(x)) for x in found]
+            found[group] = float(gather(found[group], part))
+        self.groups: list[float] = self._norm(np.array(found)).tolist()
         self.total = self.groups[0] if groups == 1 else float(self._norm(gather.reduce(found)))
 
     @cached_property

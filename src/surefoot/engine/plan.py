@@ -82,17 +82,21 @@ class Plan:
 
     def fits(self, updates: Sequence[Update], state: State, options: Options) -> bool:
         """Whether the plan holds for this step; makes it ready for it if it does."""
-        groups = [update.params for update in updates]
-        witnessed = self._witness is not None and state is self._state and all(map(is_, groups, self._groups))
         return (
             _terms(updates, options) == self._terms
-            and (witnessed and self._witness.holds() or self._same(updates, state))
+            and (self._witnessed(updates, state) or self._same(updates, state))
             and all(p.grad is None for p in self._idle)
             and all(lane.refresh() for lane in self.lanes)
         )
 
+    def _witnessed(self, updates: Sequence[Update], state: State) -> bool:
+        """Whether a witness can tell that parameters, states and their tensors are the same."""
+        if self._witness is None or state is not self._state:
+            return False
+        return all(map(is_, (u.params for u in updates), self._groups)) and self._witness.holds()
+
     def _same(self, updates: Sequence[Update], state: State) -> bool:
-        """Whether parameters, states and their tensors are the same; calls a witness if they are.
+        """The same by asking them all; calls a witness for the steps to come if they are.
 
         Something may change at every step that does not matter here, such as a count of the user's own in a state; then
         witnesses are called more and more rarely.
@@ -110,9 +114,7 @@ class Plan:
             self._wait, self._patience = self._patience, 2 * self._patience
             self._state, self._groups = state, [update.params for update in updates]
             tensors = [t for lane in self.lanes for t in lane.tensors()]
-            dicts, lists = [state, *state.values()], self._groups
-            if all(isinstance(d, dict) for d in dicts) and all(isinstance(each, list) for each in lists):
-                self._witness = witness(tensors, dicts, lists)
+            self._witness = witness(tensors, [state, *state.values()], self._groups)
         return same
 
     def gradients_overlap(self) -> bool:

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ class Witness:
     ) -> None:
         self._held = [*tensors], [*dicts], [*lists]
         regions = [*_objects(tensors, dicts, lists, layout), *_owned(tensors, dicts, lists, layout)]
-        regions += [(t.untyped_storage()._cdata + HEAD * WORD, STORAGE) for t in tensors]
+        regions += [(_storage(t) + HEAD * WORD, STORAGE) for t in tensors]
         was = b"".join(ctypes.string_at(address, WORD * words) for address, words in regions)
         self._tables = {
             "ADDRESS": np.array([*(address for address, _ in regions), *[0] * AHEAD], np.int64),
@@ -106,6 +106,10 @@ def _owned(
     yield from ((_word(id(items), ITEMS), len(items)) for items in lists)
 
 
+def _storage(t: Tensor) -> int:
+    return t.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
+
+
 def _word(address: int, place: int) -> int:
     return ctypes.c_int64.from_address(address + WORD * place).value
 
@@ -124,13 +128,13 @@ class Layout:
     tensor: int
 
 
-def witness(
-    tensors: Sequence[Tensor], dicts: Sequence[dict[Any, Any]], lists: Sequence[list[Any]]
-) -> Witness | None:
+def witness(tensors: Sequence[Tensor], dicts: Sequence[Any], lists: Sequence[Any]) -> Witness | None:
     """A witness of these objects; None where there can be none."""
     known = layout()
-    # sizes of more dimensions lie elsewhere
-    return None if known is None or any(t.dim() > 5 for t in tensors) else Witness(tensors, dicts, lists, known)
+    builtin = all(isinstance(d, dict) for d in dicts) and all(isinstance(items, list) for items in lists)
+    if known is None or not builtin or any(t.dim() > 5 for t in tensors):  # of more dimensions, sizes lie elsewhere
+        return None
+    return Witness(tensors, dicts, lists, known)
 
 
 @cache
@@ -151,26 +155,29 @@ def layout() -> Layout | None:
     return known if _works(known) else None
 
 
+Change: TypeAlias = Callable[[Tensor, "dict[str, Any]", "list[Any]"], object]
+
+
 def _works(known: Layout) -> bool:
     """Whether a witness holds while nothing is changed, and notices each change."""
 
-    def held(change: Callable[[Tensor, Any, Any], object]) -> bool:
+    def held(change: Change) -> bool:
         t = torch.zeros(2, 3)
         d, items = {"s": t}, [t]
         tried = Witness([t], [d], [items], known)
         change(t, d, items)
         return tried.holds()
 
-    same: list[Callable[[Tensor, Any, Any], object]] = [lambda t, d, l: t.add_(1), lambda t, d, l: d.get("s")]
-    others: list[Callable[[Tensor, Any, Any], object]] = [
-        lambda t, d, l: setattr(t, "data", torch.zeros(2, 3)),
-        lambda t, d, l: setattr(t, "data", t.double()),
-        lambda t, d, l: t.t_(),
-        lambda t, d, l: t.resize_(600),
-        lambda t, d, l: t.untyped_storage().resize_(600),
-        lambda t, d, l: d.update(s=torch.zeros(2, 3)),
-        lambda t, d, l: d.update(more=1),
-        lambda t, d, l: l.append(t),
-        lambda t, d, l: l.__setitem__(0, d),
+    same: list[Change] = [lambda t, d, items: t.add_(1), lambda t, d, items: d.get("s")]
+    others: list[Change] = [
+        lambda t, d, items: setattr(t, "data", torch.zeros(2, 3)),
+        lambda t, d, items: setattr(t, "data", t.double()),
+        lambda t, d, items: t.t_(),
+        lambda t, d, items: t.resize_(600),
+        lambda t, d, items: torch.Tensor.resize_(t.detach(), 600),
+        lambda t, d, items: d.update(s=torch.zeros(2, 3)),
+        lambda t, d, items: d.update(more=1),
+        lambda t, d, items: items.append(t),
+        lambda t, d, items: items.__setitem__(0, d),
     ]
     return all(map(held, same)) and not any(map(held, others))

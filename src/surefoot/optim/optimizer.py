@@ -13,8 +13,12 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
-from torch.autograd import _profiler_enabled  # pyright: ignore[reportPrivateUsage]
-from torch.optim.optimizer import ParamsT, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch._C._autograd import _profiler_enabled  # pyright: ignore[reportPrivateUsage]
+from torch.optim.optimizer import (
+    ParamsT,
+    _global_optimizer_post_hooks,  # pyright: ignore[reportPrivateUsage]
+    _global_optimizer_pre_hooks,  # pyright: ignore[reportPrivateUsage]
+)
 
 from surefoot.engine.engine import Engine
 from surefoot.engine.options import NAMES, Given, Options
@@ -69,12 +73,12 @@ def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     wrapped = torch.optim.Optimizer.profile_hook_step(step)
 
     @functools.wraps(step)
-    def call(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         own = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
         listened = own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks or _profiler_enabled()
         return (wrapped if listened else step)(self, *args, **kwargs)
 
-    call.hooked = True  # pyright: ignore[reportFunctionMemberAccess]  # torch wraps those that do not say so
+    call.hooked = True  # pyright: ignore[reportAttributeAccessIssue]  # torch wraps those that do not say so
     return call
 
 
