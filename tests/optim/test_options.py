@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from cases import CASES
@@ -738,3 +740,37 @@ def test_gradients_that_overflow_only_with_their_scale_are_measured_right():
     opt.step()
     assert opt.last.grad_norm == 2.0
     assert p.tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("kind", [int, np.float32, np.int64, Fraction])
+def test_any_real_number_is_an_option(kind):
+    w = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    opt = sf.optim.SGD([w], lr=1.0, ema=np.float32(0.1), clip_value=kind(2))
+    w.grad = torch.full_like(w, -5)
+    opt.step()
+    assert w.item() == 2
+    assert opt.state[w]["ema"].item() == 2 * (1 - float(np.float32(0.1)))
+    opt = sf.optim.SGD([w], lr=1.0, clip_norm=kind(2))
+    w.grad = torch.full_like(w, 10)
+    opt.step()
+    assert w.item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("factor", [math.nan, -1.0, math.inf])
+def test_a_clip_functions_answer_must_make_sense(factor):
+    w = nn.Parameter(torch.ones(2))
+    opt = sf.optim.AdamW([w], clip_norm=lambda norms: factor)
+    w.grad = torch.ones(2)
+    with pytest.raises(sf.UserError, match="factors from 0 to below infinity"):
+        opt.step()
+    assert w.tolist() == [1, 1]
+    assert not opt.state
+
+
+def test_what_an_optimizer_shows_of_itself():
+    w = nn.Parameter(torch.ones(2))
+    assert "All groups" not in repr(sf.optim.SGD([w], lr=0.1))
+    shown = repr(sf.optim.SGD([w], lr=0.1, clip_norm=2, ema=0.9))
+    assert "clip_norm: Clip(max_norm=2" in shown
+    assert "ema: 0.9" in shown
+    assert "cautious" not in shown

@@ -66,7 +66,10 @@ class Gradient:
             where = self.fault() or "the sum of squares overflows"
             raise UserError(f"the norm of the gradient is {self.total}, and error_if_nonfinite is set: {where}")
         if callable(clip.max_norm):
-            return _each(clip.max_norm(Norms(self.total, self.groups, self.tensors)), groups)
+            factors = _each(clip.max_norm(Norms(self.total, self.groups, self.tensors)), groups)
+            if math.isfinite(self.total) and not all(0 <= factor < math.inf for factor in factors):
+                raise UserError(f"the clip_norm function must return factors from 0 to below infinity, not {factors}")
+            return factors
         norms = self.groups if clip.per_group else [self.total] * groups
         return [_factor(clip.max_norm, norm) for norm in norms]
 
@@ -75,7 +78,7 @@ class Gradient:
 
 
 def _factor(max_norm: float, norm: float) -> float:
-    factor = max_norm / (norm + 1e-6)
+    factor = float(max_norm) / (norm + 1e-6)
     return 1.0 if factor >= 1 else factor  # a NaN stays one, as in torch
 
 

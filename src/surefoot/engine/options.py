@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, TypeAlias, TypedDict
 
 from surefoot.errors import UserError, unknown
@@ -85,8 +86,11 @@ class Options:
         for name in given:
             if name not in NAMES:
                 raise unknown(f"argument of {owner}", name, arguments)
-        clip = given.get("clip_norm")
         chosen: dict[str, Any] = dict(given)
+        for name in ("clip_norm", "clip_value", "ema"):  # NumPy's numbers would carry their precision into ours
+            if _positive(chosen.get(name)):
+                chosen[name] = float(chosen[name])
+        clip = chosen.get("clip_norm")
         try:
             chosen["clip_norm"] = clip if clip is None or isinstance(clip, Clip) else Clip(clip)
         except UserError as error:
@@ -134,5 +138,5 @@ class Given(TypedDict, total=False):
 NAMES = tuple(f.name for f in fields(Options))
 
 
-def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+def _positive(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and bool(value > 0)  # pyright: ignore

@@ -232,6 +232,11 @@ class Optimizer(torch.optim.Optimizer):
             if "step" in kept and not isinstance(kept["step"], Tensor):
                 kept["step"] = torch.tensor(float(kept["step"]))
 
+    def __repr__(self) -> str:
+        chosen = {name: getattr(self.options, name) for name in NAMES}
+        lines = [f"    {name}: {value}\n" for name, value in chosen.items() if value != getattr(Options, name)]
+        return super().__repr__().removesuffix(")") + ("All groups\n" if lines else "") + "".join(lines) + ")"
+
     def _refuse_swapped(self) -> None:
         if self._swapped:
             raise UserError("the parameters hold their averages: leave `with optimizer.averaged()` first")
