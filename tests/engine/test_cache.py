@@ -186,7 +186,7 @@ def test_rules_that_differ_in_one_operation_share_nothing(empty, tmp_path):
     rules = [module_of(tmp_path, state, direction).rule for state, direction, *_ in TWINS]
     for rule, (*_, p, s) in zip(rules, TWINS, strict=True):
         assert moved(rule) == ([pytest.approx(p), pytest.approx(s)], True)
-    keys = {cache.key(Kernel("update", "float64", rule)) for rule in rules}
+    keys = {cache.key(Kernel("update", ("float64", "float64"), rule)) for rule in rules}
     assert len(keys) == len(TWINS)
     assert keys <= {path.stem for path in empty.iterdir()}
 
@@ -225,33 +225,29 @@ def test_an_edit_of_a_rule_is_seen_by_the_next_process(tmp_path):
 def test_a_copy_of_a_rule_is_compiled_too(empty, tmp_path, caplog):
     """As a module that is reloaded makes one: the same code under the same key, loaded twice."""
     first, second = (module_of(tmp_path, "s + g", "s + s + g").rule for _ in range(2))
-    kernel = Kernel("update", "float64", first)
-    assert cache.key(kernel) == cache.key(Kernel("update", "float64", second))
+    kernel = Kernel("update", ("float64", "float64"), first)
+    assert cache.key(kernel) == cache.key(Kernel("update", ("float64", "float64"), second))
     assert moved(first) == moved(second) == ([-2, 2], True)
     assert caplog.records == []
 
 
 def every_kernel() -> list[Kernel]:
-    flags = list(itertools.product([False, True], repeat=4))
+    flags = list(itertools.product([False, True], repeat=6))
     found = [
-        Kernel("update", precision, rule, *each)
+        Kernel(kind, (dtype, *("float32" for _ in rule.states)), rule, *each)
+        for kind in ("update", "agree")
         for rule in RULES
-        for precision in ("float32", "float64")
+        for dtype in ("float32", "bfloat16", "float16")
         for each in flags
     ]
-    found += [Kernel("agree", precision, rule, flag) for _, precision, rule, flag, *_ in map(parts, found)]
-    found += [Kernel(kind, precision) for kind in ("norm", "largest") for precision in ("float32", "float64")]
-    return list(dict.fromkeys(found))
-
-
-def parts(kernel: Kernel) -> tuple:
-    return tuple(getattr(kernel, name) for name in kernel.__dataclass_fields__)
+    found += [Kernel(kind, (dtype,)) for kind in ("norm", "largest") for dtype in ("float32", "float64", "bfloat16")]
+    return [*dict.fromkeys(found), Kernel("scan"), Kernel("witness")]
 
 
 def test_no_two_kernels_have_one_key():
     every = every_kernel()
     keys = [cache.key(kernel) for kernel in every]
-    assert len(every) == 10 * 2 * 16 + 10 * 2 * 2 + 4
+    assert len(every) == 2 * len(RULES) * 3 * 64 + 6 + 2
     assert len(set(keys)) == len(every)
     assert keys == [cache.key(kernel) for kernel in every]
 
@@ -259,7 +255,7 @@ def test_no_two_kernels_have_one_key():
 def test_the_key_depends_on_the_processor_and_on_the_compilers_versions(monkeypatch):
     import llvmlite.binding as llvm
 
-    kernel = Kernel("norm", "float32")
+    kernel = Kernel("norm", ("float32",))
     found = {cache.key(kernel)}
     monkeypatch.setattr(llvm, "get_host_cpu_name", lambda: "i386")
     found.add(cache.key(kernel))
@@ -336,14 +332,26 @@ def undefined(code: bytes) -> list[str]:
     return [name for name in found if name != "_GLOBAL_OFFSET_TABLE_"]
 
 
+HALVES = ("bfloat16", "float16")
+
+
+def stored(rule: Rule, dtype: str, more: int) -> tuple[str, ...]:
+    """A parameter of this dtype, with states in single precision, and an average and a master copy."""
+    return dtype, *["float32"] * (len(rule.states) + more)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF")
 @pytest.mark.parametrize(
     "kernel",
     [
-        *(Kernel("update", "float32", rule, True, True, True, True) for rule in RULES),
-        Kernel("agree", "float32", adam.adam, True),
-        Kernel("norm", "float64"),
-        Kernel("largest", "float32"),
+        *(Kernel("update", stored(rule, "float32", 1), rule, True, True, True, True) for rule in RULES),
+        *(Kernel("update", stored(each, half, 2), each, *[True] * 5) for each in RULES for half in HALVES),
+        *(Kernel("update", stored(each, half, 0), each, chance=True) for each in RULES for half in HALVES),
+        Kernel("agree", stored(adam.adam, "float32", 0), adam.adam, True),
+        Kernel("norm", ("float64",)),
+        Kernel("largest", ("float16",)),
+        Kernel("scan"),
+        Kernel("witness"),
     ],
     ids=lambda kernel: f"{kernel.kind} {kernel.rule and kernel.rule.name}",
 )
@@ -359,4 +367,4 @@ def test_a_rule_that_calls_outside_is_refused(tmp_path, direction):
     module = module_of(tmp_path, "s + g", direction)
     module.exp = math.exp
     with pytest.raises(RuntimeError, match="must stand alone"):
-        kernels.object_code(Kernel("update", "float32", module.rule))
+        kernels.object_code(Kernel("update", ("float32", "float32"), module.rule))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from backends import reference_only
 from cases import ALL, IDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,14 +46,6 @@ def rule_of(name: str, options: dict) -> Rule:
 ONE_EACH = {rule_of(*case): case for case in ALL}.values()
 PAIRS = [(case, list(ENGINE)[i % 4]) for i, case in enumerate(ALL)]
 PAIRS += [(case, "all") for case in ONE_EACH] + [(("AdamW", {}), engine) for engine in ENGINE]
-
-
-@contextmanager
-def reference_only() -> Iterator[None]:
-    """Inside, all runs as torch operations."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "available", lambda *_: False)
-        yield
 
 
 def is_compiled(opt: sf.optim.Optimizer) -> bool:

@@ -8,15 +8,15 @@ import gc
 import os
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 import torch
+from backends import reference_only
 from torch import Tensor, nn
 
 import surefoot as sf
-from surefoot.engine import cpu, threads
+from surefoot.engine import threads
 from surefoot.engine.lane import CHUNK
 
 Change = Callable[[nn.Module, torch.optim.Optimizer], None]
@@ -69,14 +69,6 @@ def results(model: Model, opt: torch.optim.Optimizer) -> dict[str, Tensor]:
     for i, p in enumerate(params):
         found |= {f"{name} of {i}": value.clone() for name, value in opt.state.get(p, {}).items() if value is not None}
     return found
-
-
-@contextmanager
-def reference_only() -> Iterator[None]:
-    """Inside, all runs as torch operations."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "available", lambda *_: False)
-        yield
 
 
 def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -539,15 +531,16 @@ def test_a_lane_for_each_rule_and_precision(launches):
     groups = [{"params": [*plain, *double, *half]}, {"params": momentum, "momentum": 0.9}]
     opt = sf.optim.SGD(groups, lr=0.1)
     opt.step()
-    assert len(launches) == 3
-    lanes = opt._engine._plan.lanes
-    found = {(lane.rule.name, lane.precision): [id(item.p) for item in lane.items] for lane in lanes}
-    assert found == {
+    assert len(launches) == 4
+    forms = [(lane.form.rule.name, lane.form.stored[0]) for lane in opt._engine._plan.lanes]
+    members = [[id(item.p) for item in lane.items] for lane in opt._engine._plan.lanes]
+    assert dict(zip(forms, members, strict=True)) == {
         ("SGD", "float32"): [id(p) for p in plain],
         ("SGD", "float64"): [id(p) for p in double],
+        ("SGD", "bfloat16"): [id(p) for p in half],
         ("SGD with heavy-ball momentum", "float32"): [id(p) for p in momentum],
     }
-    assert [item.p is half[0] for item in opt._engine._plan.items] == [True]
+    assert opt._engine._plan.items == []
 
 
 def test_factors_for_each_parameter_are_as_separate_groups():

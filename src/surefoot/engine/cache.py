@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import tempfile
-from dataclasses import astuple
+from dataclasses import fields
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,8 @@ from types import CodeType
 from typing import Any, cast
 
 from surefoot.engine.launch import Kernel
+
+TEXTS = ("kernels", "launch", "operations", "rounding", "scan", "witness")  # what all kernels are made from
 
 log = logging.getLogger("surefoot")
 
@@ -50,7 +52,7 @@ def key(kernel: Kernel) -> str:
     import llvmlite.binding as llvm
 
     about = [*_engine(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
-    about += [repr(x) for x in astuple(kernel)[:2]] + [repr(x) for x in astuple(kernel)[3:]]
+    about += [repr(getattr(kernel, field.name)) for field in fields(kernel) if field.name != "rule"]
     if kernel.rule is not None:
         about += [repr(kernel.rule.states), kernel.rule.momentum, *_code(kernel.rule.direction.__code__)]
     return hashlib.sha256("\0".join(about).encode()).hexdigest()
@@ -59,7 +61,7 @@ def key(kernel: Kernel) -> str:
 @cache
 def _engine() -> list[str]:
     here = Path(__file__).parent
-    texts = [(here / name).read_text(encoding="utf-8") for name in ("kernels.py", "launch.py", "scan.py", "witness.py")]
+    texts = [(here / f"{name}.py").read_text(encoding="utf-8") for name in TEXTS]
     return [sys.version, version("numba"), version("llvmlite"), *texts]
 
 

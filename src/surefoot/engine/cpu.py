@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import cast
 
 import numpy as np
 
-from surefoot.engine import threads
+from surefoot.engine import rounding, states, threads
 from surefoot.engine.cache import address
-from surefoot.engine.lane import Floats, Ints, Lane, address_of, per_tensor
-from surefoot.engine.launch import BLOCK, SUMS, Kernel
+from surefoot.engine.lane import Floats, Form, Ints, Lane, address_of, per_tensor
+from surefoot.engine.launch import BLOCK, FACTORS, SUMS, Kernel
 from surefoot.engine.options import Options, Structure
 from surefoot.engine.update import Update
-from surefoot.rules.rule import Rule
 
 
-def available(rule: Rule, precision: str, options: Options) -> bool:
+def available(form: Form, options: Options) -> bool:
     """Whether this machine can run the kernels that these options need; compiles them if they are new."""
-    return None not in _programs(rule, precision, options.structure).values()
+    return None not in _programs(form, options.structure).values()
 
 
 def norms(lane: Lane, options: Options) -> Floats:
@@ -36,21 +36,33 @@ def step(lane: Lane, updates: Sequence[Update], scales: Sequence[float], options
     index, hyper = _hyper(lane, updates, scales, options)
     if options.cautious:
         agreed = per_tensor(lane.first_row, _launch("agree", lane, options, index, hyper))[:, 0]
-        lane.factors[:, 2] = lane.sizes / (agreed + 1)
+        lane.factors[:, FACTORS.index("rescale")] = lane.sizes / (agreed + 1)
     sums = _launch("update", lane, options, index, hyper)
     lane.advance()
     return sums
 
 
 @cache
-def _programs(rule: Rule, precision: str, structure: Structure) -> dict[str, int | None]:
+def _programs(form: Form, structure: Structure) -> dict[str, int | None]:
     """Where the code of each kind of kernel lies that options of this structure need."""
-    bounded, cautious, averaged, clearing, norm = structure
-    kernels = [Kernel("update", precision, rule, bounded, cautious, averaged, clearing)]
+    bounded, cautious, clearing, chance, norm = structure
+    chance = chance and not HALVES.isdisjoint(form.stored)
+    update = Kernel(
+        "update",
+        form.stored,
+        form.rule,
+        bounded=bounded,
+        cautious=cautious,
+        averaged=states.AVERAGE in form.names,
+        clearing=clearing,
+        mastered=states.MASTER in form.names,
+        chance=chance,
+    )
+    kernels = [update]
     if cautious:
-        kernels.append(Kernel("agree", precision, rule, bounded))
+        kernels.append(replace(update, kind="agree", cautious=False, clearing=False, chance=False))
     if norm:
-        kernels.append(Kernel(norm, precision))
+        kernels.append(Kernel(norm, form.stored[:1]))
     return {kernel.kind: address(kernel) for kernel in kernels}
 
 
@@ -62,8 +74,10 @@ def _hyper(lane: Lane, updates: Sequence[Update], scales: Sequence[float], optio
         update = updates[group]
         decay = update.weight_decay
         coupled, decoupled = (0.0, decay) if update.decoupled else (decay, 0.0)
-        scalars = lane.rule.scalars(t, *(update.hyper[name] for name in lane.rule.hyper))
-        return [scales[group], bound, update.lr, coupled, decoupled, share, *scalars]  # pyright: ignore[reportReturnType]
+        scalars = update.rule.scalars(t, *(update.hyper[name] for name in update.rule.hyper))
+        noise = float(rounding.noise(options.rounding_seed, int(t))) if options.chance else 0.0
+        first = (noise, scales[group], bound)
+        return [*first, update.lr, coupled, decoupled, share, *scalars]  # pyright: ignore[reportReturnType]
 
     least, most = lane.span
     if least == most:
@@ -76,7 +90,7 @@ def _hyper(lane: Lane, updates: Sequence[Update], scales: Sequence[float], optio
 
 def _launch(kind: str, lane: Lane, options: Options, index: Ints | None = None, hyper: Floats | None = None) -> Floats:
     """Run a kernel over a lane. A row without a gradient leaves zeros."""
-    program = _programs(lane.rule, lane.precision, options.structure)[kind]
+    program = _programs(lane.form, options.structure)[kind]
     assert program is not None  # or else this would be no lane
     make = np.empty if lane.active is None else np.zeros
     out = make((len(lane.rows), len(SUMS[kind])))
@@ -89,4 +103,5 @@ def _launch(kind: str, lane: Lane, options: Options, index: Ints | None = None, 
     return out
 
 
+HALVES = set(rounding.HALVES.values())
 CLAIMED, INDEX, HYPER, OUT = (BLOCK.index(name) for name in ("CLAIMED", "INDEX", "HYPER", "OUT"))

@@ -21,20 +21,16 @@ from typing import Any
 
 import llvmlite.binding as llvm
 import numba
-import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.core import config
-from numba.extending import intrinsic
 
 from surefoot.engine import scan, witness
 from surefoot.engine.launch import BLOCK, FACTORS, HYPER, SUMS, Kernel
+from surefoot.engine.operations import FASTMATH, foreign, operations
 from surefoot.rules.rule import bind
 
-# no nnan and no ninf: they would let the compiler drop the tests for NaN and infinity
-FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
-
-LIBM = "exp exp2 exp10 log log2 log10 pow powi sin cos tan floor".split()  # intrinsics that become calls
+# intrinsics that become calls
+CALLS = "exp exp2 exp10 log log2 log10 pow powi sin cos tan floor memset memcpy memmove".split()
 
 KERNEL = """
 def kernel(block):
@@ -57,17 +53,17 @@ def kernel(block):
 NORM = """
 total = zero64
 for i in range(count):
-    x = wide(g[i])
+    x = wide({g})
     {gather}
 bad = zero64
 if not abs(total) < infinite64:  # the sum tells that all are finite; where it is not, each element is looked at
     for i in range(count):
-        bad += zero64 if abs(g[i]) < infinite else one64
+        bad += zero64 if abs({g}) < infinite else one64
 """
 
 RULE = """
-for i in range(count):
-    x, raw = p[i], g[i]
+    x, raw = {x}, {g}
+    {master}
     grad = raw * scale
     {bound}
     grad += coupled * x if coupled != zero else zero  # a decay of zero must not make 0 * inf
@@ -83,20 +79,36 @@ define void @kernel(ptr %%block) {
 """
 
 AGREE = """
+for i in range(count):
+{rule}
     agreed += one if d * grad > zero else zero
 """
 
+# sums over blocks are in the precision of the step, and those of blocks in double. Single precision has no room for the
+# squares of what explodes or vanishes: where a block's sum is not safe, it is added up again
 UPDATE = """
-    {cautious}
-    update = lr * (d + (decoupled * x if decoupled != zero else zero))
-    p[i] = x - update
-    {write}
-    {average}
+for base in range(0, count, block_size):
+    end = min(base + block_size, count)
+    g2, u2, p2, m2, gm = zero, zero, zero, zero, zero
+    for i in range(base, end):
+    {rule}
+        {cautious}
+        update = lr * (d + (decoupled * x if decoupled != zero else zero))
+        new = x - update
+        {write}
+        g2 += raw * raw
+        u2 += update * update
+        p2 += x * x
+        {momentum}
+    update2, param2 = update2 + wide(u2), param2 + wide(p2)
+    if g2 > least and g2 < most and {safe}:
+        grad2, momentum2, dot = grad2 + wide(g2), momentum2 + wide(m2), dot + wide(gm)
+    else:
+        for i in range(base, end):
+            raw64 = wide({g})
+            grad2 += raw64 * raw64
+            {momentum64}
     {clear}
-    grad2 += wide(raw) * wide(raw)
-    update2 += update * update
-    param2 += x * x
-    {momentum}
 if scale < zero:  # the momentum is that of the gradient's negative
     dot = -dot
 """
@@ -125,7 +137,7 @@ def object_code(kernel: Kernel) -> bytes:
     passes.add_strip_dead_prototype_pass()
     passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
     declared: list[str] = [f.name for f in module.functions if f.is_declaration]
-    outside = [name for name in declared if not name.startswith("llvm.") or name.split(".")[1] in LIBM]
+    outside = [name for name in declared if not name.startswith("llvm.") or name.split(".")[1] in CALLS]
     if outside:
         raise RuntimeError(f"the kernel calls {', '.join(outside)}: an entry of the cache must stand alone")
     return machine.emit_object(module)
@@ -135,12 +147,12 @@ def _function(kernel: Kernel) -> Any:
     """The kernel as a Python function."""
     if kernel.kind in ("scan", "witness"):
         about = scan if kernel.kind == "scan" else witness
-        namespace: dict[str, Any] = {**{name: i for i, name in enumerate(about.BLOCK)}, **_foreign()}
+        namespace: dict[str, Any] = {**{name: i for i, name in enumerate(about.BLOCK)}, **foreign()}
         exec(about.KERNEL, namespace)
         if kernel.kind == "scan":
             namespace["alike"] = numba.njit(namespace["alike"])
         return namespace["kernel"]
-    namespace = {**{name: i for i, name in enumerate(BLOCK)}, **_operations(kernel.precision)}
+    namespace = {**{name: i for i, name in enumerate(BLOCK)}, **operations(kernel.precision)}
     if kernel.rule is not None:
         bound = bind(kernel.rule.direction, namespace)
         namespace["direction"] = numba.njit(fastmath=FASTMATH, error_model="numpy")(bound)
@@ -150,43 +162,75 @@ def _function(kernel: Kernel) -> Any:
 
 def source(kernel: Kernel) -> str:
     """The text of a kernel."""
-    rule = kernel.rule
+    rule, sums = kernel.rule, SUMS[kernel.kind]
     names = [] if rule is None else [f"s{i}" for i in range(len(rule.states))]
     extra = 0 if rule is None else len(inspect.signature(rule.direction).parameters) - 2 - len(names)
     scalars = [f"c{i}" for i in range(extra)]
-    streams = ["p", "g", *names, *(["average"] if kernel.averaged else [])]
-    width = len(HYPER) + len(scalars)
-    sums = SUMS[kernel.kind]
-    load = ["g = reals(pointers[tensors + tensor] + size * start)"]
+    kept = [*names, *(["average"] if kernel.averaged else []), *(["master"] if kernel.mastered else [])]
+    stored = dict(zip(("p", *kept), kernel.stored, strict=True)) | {"g": kernel.stored[0]}
+
+    def pointer(name: str, place: int) -> str:
+        pointers, size = POINTERS[stored[name]]
+        return f"{name} = {pointers}(pointers[{place} * tensors + tensor] + {size} * start)"
+
+    def read(name: str) -> str:
+        return f"{name}[i]" if stored[name] == kernel.precision else f"wide_{stored[name]}({name}[i])"
+
+    def write(name: str, value: str) -> str:
+        if stored[name] == kernel.precision:
+            return f"{name}[i] = {value}"
+        if not kernel.chance or kernel.mastered:
+            return f"{name}[i] = nearest_{stored[name]}({value})"
+        return f"{name}[i] = chance_{stored[name]}({value}, bits(key_{name}, start + i))"
+
+    load = [pointer("g", 1)]
     if rule is None:
         gather = "total += x * x" if kernel.kind == "norm" else "total = max_or_nan(total, abs(x))"
-        loop = NORM.format(gather=gather)
+        loop = NORM.format(gather=gather, g=read("g"))
     else:
-        load = [f"{name} = reals(pointers[{i} * tensors + tensor] + size * start)" for i, name in enumerate(streams)]
-        load += [f"h = {width} * index[tensor]"]
-        load += [f"{name} = real(hyper[h + {i}])" for i, name in enumerate((*HYPER, *scalars)) if name not in DOUBLES]
+        load += [pointer(name, i) for i, name in ((0, "p"), *enumerate(kept, 2))]
+        load += [f"h = {len(HYPER) + len(scalars)} * index[tensor]"]
+        plain = [(i, name) for i, name in enumerate((*HYPER, *scalars)) if name not in (*DOUBLES, "noise")]
+        load += [f"{name} = real(hyper[h + {i}])" for i, name in plain]
         load += [f"{name} = factors[{len(FACTORS)} * tensor + {i}]" for i, name in enumerate(FACTORS)]
         load += ["rescale = real(rescale)"]
         load += [f"{name} = real(hyper[h + {HYPER.index(name)}] * {factor})" for name, factor in DOUBLES.items()]
-        # single precision has no room for the squares of gradients that explode or vanish
-        load += [f"{name} = {'zero' if name in SINGLE else 'zero64'}" for name in sums]
+        if kernel.clearing:  # a zero that the compiler does not know for one: it would call memset
+            load += [f"nothing = {'real' if stored['g'] == kernel.precision else 'short'}(tensors >> 62)"]
+        if kernel.chance:
+            load += [f"noise = whole(hyper[h + {HYPER.index('noise')}])"]
+            load += [f"key_{name} = key(noise, whole(number), {i})" for i, name in enumerate(("p", *names))]
+        load += [f"{name} = {'zero' if name == 'agreed' else 'zero64'}" for name in sums]
         results = ", ".join(["d", *(f"new_{name}" for name in names)])
-        loop = RULE.format(
+        # a parameter that is not its master copy rounded was written by somebody else
+        master = f"x = master[i] if nearest_{stored['p']}(master[i]) == p[i] else x" if kernel.mastered else ""
+        step = RULE.format(
+            x=read("p"),
+            g=read("g"),
+            master=master,
             bound="grad = minimum(maximum(grad, -bound), bound)" if kernel.bounded else "",
             results=results if names else "(d,)",
-            states="".join(f"{name}[i], " for name in names),
+            states="".join(f"{read(name)}, " for name in names),
             scalars=", ".join(scalars),
         )
         if kernel.kind == "agree":
-            loop += AGREE
+            loop = AGREE.format(rule=step)
         else:
-            momentum = rule.momentum and f"new_s{rule.states.index(rule.momentum)}"
-            loop += UPDATE.format(
+            written = [write("p", "new"), *(write(name, f"new_{name}") for name in names)]
+            if kernel.mastered:
+                written += ["master[i] = new"]
+            if kernel.averaged:  # of the parameter as it is stored
+                written += [f"average[i] += share * ({'new' if kernel.mastered else read('p')} - average[i])"]
+            m = f"s{rule.states.index(rule.momentum)}" if rule.momentum else ""
+            loop = UPDATE.format(
+                rule=indent(step, "    "),
+                g=read("g"),
                 cautious="d = d * rescale if d * grad > zero else zero" if kernel.cautious else "",
-                write="; ".join(f"{name}[i] = new_{name}" for name in names),
-                average="average[i] += share * (x - update - average[i])" if kernel.averaged else "",
-                clear="g[i] = zero" if kernel.clearing else "",
-                momentum=f"m = wide({momentum}); momentum2 += m * m; dot += m * wide(raw)" if momentum else "",
+                write="; ".join(written),
+                momentum=f"m2 += new_{m} * new_{m}; gm += new_{m} * raw" if m else "",
+                momentum64=f"m64 = wide({read(m)}); momentum2 += m64 * m64; dot += m64 * raw64" if m else "",
+                safe="m2 > least and m2 < most" if m else "True",
+                clear="for i in range(base, end): g[i] = nothing" if kernel.clearing else "",
             )
     return KERNEL.format(
         load=indent("\n".join(load), 12 * " "),
@@ -195,128 +239,5 @@ def source(kernel: Kernel) -> str:
     )
 
 
-SINGLE = ("update2", "param2", "agreed")  # sums in the precision of the parameters; the others are in double
+POINTERS = {"float32": ("reals", 4), "float64": ("reals", 8), "bfloat16": ("shorts", 2), "float16": ("shorts", 2)}
 DOUBLES = {"lr": "lr_factor", "coupled": "decay_factor", "decoupled": "decay_factor"}  # products in double precision
-
-
-def _operations(precision: str) -> dict[str, Any]:
-    """What a kernel's text and a rule's text may name."""
-    real = np.dtype(precision).type
-    zero, one = real(0), real(1)
-    type_ = getattr(types, precision)
-    llvm_type = {"float32": ir.FloatType(), "float64": ir.DoubleType()}[precision]
-
-    @numba.njit(fastmath=FASTMATH)
-    def where(condition: Any, x: Any, y: Any) -> Any:
-        return x if condition else y
-
-    @numba.njit(fastmath=FASTMATH)
-    def maximum(x: Any, y: Any) -> Any:  # of NaN and a number: NaN, as torch has it
-        return x if x > y or x != x else y
-
-    @numba.njit(fastmath=FASTMATH)
-    def minimum(x: Any, y: Any) -> Any:
-        return x if x < y or x != x else y
-
-    @numba.njit(fastmath=FASTMATH)
-    def sign(x: Any) -> Any:
-        return one if x > zero else (-one if x < zero else zero)
-
-    return {
-        "sqrt": _sqrt(llvm_type),
-        "where": where,
-        "maximum": maximum,
-        "minimum": minimum,
-        "absolute": abs,
-        "sign": sign,
-        "max_or_nan": maximum,
-        "wide": np.float64,
-        "real": real,
-        "zero": zero,
-        "one": one,
-        "zero64": np.float64(0),
-        "infinite": real(np.inf),
-        "infinite64": np.float64(np.inf),
-        "one64": np.float64(1),
-        "ints": _pointer(types.int64, ir.IntType(64)),
-        "doubles": _pointer(types.float64, ir.DoubleType()),
-        "reals": _pointer(type_, llvm_type),
-        "size": np.dtype(precision).itemsize,
-        "claim": _claim,
-    }
-
-
-def _pointer(numba_type: Any, llvm_type: Any) -> Any:
-    @intrinsic
-    def cast(typing: Any, address: Any) -> Any:
-        def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.inttoptr(arguments[0], llvm_type.as_pointer())
-
-        return types.CPointer(numba_type)(types.int64), build
-
-    return cast
-
-
-def _sqrt(llvm_type: Any) -> Any:
-    @intrinsic
-    def sqrt(typing: Any, x: Any) -> Any:  # math.sqrt calls the C library where a loop has its last few elements
-        def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [llvm_type]), arguments)
-
-        return x(x), build
-
-    return sqrt
-
-
-@intrinsic
-def _claim(typing: Any, block: Any) -> Any:
-    """The next unit that no thread has taken: an atomic `block[0]++`."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.atomic_rmw("add", arguments[0], ir.Constant(ir.IntType(64), 1), "monotonic")
-
-    return types.int64(block), build
-
-
-def _foreign() -> dict[str, Any]:
-    """Memory and C functions by their addresses, for the scan and the witness."""
-
-    def asks(bits: int) -> Any:
-        @intrinsic
-        def call(typing: Any, function: Any, tensor: Any, scratch: Any) -> Any:
-            """What `int function(tensor, answer *)` answers; -1 where it fails."""
-
-            def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-                wide, answer = ir.IntType(64), ir.IntType(bits)
-                kind = ir.FunctionType(ir.IntType(32), [wide, wide])
-                failed = builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
-                found = builder.load(builder.inttoptr(arguments[2], answer.as_pointer()))
-                found = builder.zext(found, wide) if bits < 64 else found
-                return builder.select(builder.icmp_signed("==", failed, ir.Constant(failed.type, 0)), found, wide(-1))
-
-            return types.int64(types.int64, types.int64, types.int64), build
-
-        return call
-
-    @intrinsic
-    def returned(typing: Any, function: Any, argument: Any) -> Any:
-        def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            kind = ir.FunctionType(ir.IntType(64), [ir.IntType(64)])
-            return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
-
-        return types.int64(types.int64, types.int64), build
-
-    @intrinsic
-    def prefetch(typing: Any, address: Any) -> Any:
-        def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            i32, i8 = ir.IntType(32), ir.IntType(8).as_pointer()
-            kind = ir.FunctionType(ir.VoidType(), [i8, i32, i32, i32])
-            function = builder.module.declare_intrinsic("llvm.prefetch", [i8], kind)
-            builder.call(function, [builder.inttoptr(arguments[0], i8), i32(0), i32(3), i32(1)])  # to read; keep; data
-            return context.get_dummy_value()
-
-        return types.none(types.int64), build
-
-    ints = _pointer(types.int64, ir.IntType(64))
-    calls = {"asks": asks(64), "asks32": asks(32), "asks8": asks(8), "returned": returned}
-    return {**calls, "prefetch": prefetch, "ints": ints}

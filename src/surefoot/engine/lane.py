@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import is_
 from typing import Any
 
@@ -13,24 +14,39 @@ from torch import Tensor
 
 from surefoot.engine import states
 from surefoot.engine.launch import BLOCK
+from surefoot.engine.rounding import HALVES
 from surefoot.engine.scan import scan
 from surefoot.engine.update import Item
 from surefoot.rules.rule import Rule
 
 CHUNK = 16384  # elements of a row: few enough to share a small lane evenly; in a large one up to 4 times as many
 UNITS = 4  # shares for each thread: a thread that is held up leaves its last ones to the others
-PRECISIONS = {torch.float32: "float32", torch.float64: "float64"}
+STORED = {torch.float32: "float32", torch.float64: "float64", **HALVES}
 PLAIN = (Tensor, torch.nn.Parameter)
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Form:
+    """What the parameters of a lane share.
+
+    names: the states that a kernel reads and writes, in the order of the kernel's arguments
+    stored: the dtypes of the parameter (and its gradient) and of these
+    counted: whether steps are counted
+    """
+
+    rule: Rule
+    names: tuple[str, ...]
+    stored: tuple[str, ...]
+    counted: bool
+
+
 class Lane:
-    """Parameters on the CPU that share a rule and a precision.
+    """Parameters on the CPU of one form.
 
     items: the parameters, with their states and groups
-    names: the states that a kernel reads and writes, in the order of the kernel's arguments
     rows: int64 [rows, 3], the chunks: tensor, first element, number of elements
     first_row: int64 [tensors + 1], the first row of each tensor
     row_groups, group_rows: the groups that have rows, and the first row of each
@@ -40,9 +56,8 @@ class Lane:
     active: bool [tensors], which have a gradient in this step; None: all
     """
 
-    def __init__(self, rule: Rule, precision: str, items: Sequence[Item], averaged: bool) -> None:
-        self.rule, self.precision, self.items = rule, precision, items
-        self.names = states.names(rule, averaged)
+    def __init__(self, form: Form, items: Sequence[Item]) -> None:
+        self.form, self.items = form, items
         self.params = [item.p for item in items]
         self.groups, self.group_of = np.unique([item.group for item in items], return_inverse=True)
         self.sizes = np.array([p.numel() for p in self.params], np.int64)
@@ -57,13 +72,13 @@ class Lane:
         row_groups = self.groups[self.group_of][tensor]
         self.group_rows = np.flatnonzero(np.diff(row_groups, prepend=-1))  # items come group by group
         self.row_groups = row_groups[self.group_rows]
-        self.factors = np.array([(*item.factors, 1.0) for item in items], np.float64)
+        self.factors = np.array([(*item.factors, item.number, 1.0) for item in items], np.float64)
         self._blocks: dict[int, tuple[Ints, Ints]] = {}
         self._kept = [item.kept for item in items]
-        self._streams = [self.params, *([kept[name] for kept in self._kept] for name in self.names)]
+        self._streams = [self.params, *([kept[name] for kept in self._kept] for name in form.names)]
         self._layout = [_layout(t) for stream in self._streams for t in stream]
-        self.pointers: Ints = np.zeros((2 + len(self.names), len(items)), np.int64)
-        self.pointers[[0, *range(2, 2 + len(self.names))]] = [[t.data_ptr() for t in s] for s in self._streams]
+        self.pointers: Ints = np.zeros((2 + len(form.names), len(items)), np.int64)
+        self.pointers[[0, *range(2, 2 + len(form.names))]] = [[t.data_ptr() for t in s] for s in self._streams]
         self.active: npt.NDArray[np.bool_] | None
         self._count()
         self._scan = scan(self.params, self.pointers[1])
@@ -82,13 +97,13 @@ class Lane:
             missing = grads.count(None)
         self.active = self.pointers[1] != 0 if missing else None
         self.span = float(np.minimum.reduce(self.counts)), float(np.maximum.reduce(self.counts))
-        if self.rule.counted and self.counts.dtype == np.float32 and self.span[1] >= states.EXACT:
+        if self.form.counted and self.counts.dtype == np.float32 and self.span[1] >= states.EXACT:
             self._count()
         return True
 
     def same(self) -> bool:
         """Whether the parameters and their states are still what and where they were."""
-        for name, stream in zip(self.names, self._streams[1:], strict=True):
+        for name, stream in zip(self.form.names, self._streams[1:], strict=True):
             if not all(kept.get(name) is t for kept, t in zip(self._kept, stream, strict=True)):
                 return False
         steps = [kept.get("step") for kept in self._kept] if self._steps else []
@@ -120,7 +135,7 @@ class Lane:
 
     def advance(self) -> None:
         """Count a step of every tensor that has a gradient."""
-        if not self.rule.counted:  # all that such a rule asks is whether it is the first
+        if not self.form.counted:  # all that such a rule asks is whether it is the first
             self.counts[slice(None) if self.active is None else self.active] = 1
         elif self.active is None:
             self.counts += 1
@@ -143,8 +158,8 @@ class Lane:
         """Put the step counts into one vector, of which the parameters' states hold views."""
         self._steps: list[Tensor] = []
         self._counted: list[int] = []
-        if not self.rule.counted:
-            self.counts = np.array([float(not set(item.created) & set(self.rule.states)) for item in self.items])
+        if not self.form.counted:
+            self.counts = np.array([float(not set(item.created) & set(self.form.rule.states)) for item in self.items])
             return
         counts = [float(kept["step"]) for kept in self._kept]
         dtype = self._kept[0]["step"].dtype if max(counts) < states.EXACT else torch.float64
@@ -159,12 +174,18 @@ class Lane:
 def fits(p: Tensor) -> bool:
     """Whether a lane can take this parameter: plain, real, on the CPU, without gaps or overlaps in its memory."""
     plain = type(p) in PLAIN and p.layout == torch.strided and p.device.type == "cpu" and not p.is_neg()
-    return plain and p.dtype in PRECISIONS and _dense(p)
+    return plain and p.dtype in STORED and _dense(p)
 
 
 def alike(t: Tensor, p: Tensor) -> bool:
-    """Whether t is as plain as p, and its elements lie in the same order."""
-    return fits(t) and t.dtype == p.dtype and t.shape == p.shape and _order(t) == _order(p)
+    """Whether a gradient t is as plain as p, and its elements lie in the same order."""
+    return t.dtype == p.dtype and beside(t, p)
+
+
+def beside(t: Tensor, p: Tensor) -> bool:
+    """Whether a state t is as plain as p, its elements lie in the same order, and a kernel can compute with both."""
+    mixable = (t.dtype == torch.float64) == (p.dtype == torch.float64)
+    return mixable and fits(t) and t.shape == p.shape and _order(t) == _order(p)
 
 
 def _layout(p: Tensor) -> tuple[Any, ...]:

@@ -14,12 +14,13 @@ BLOCK = (  # of a launch: one int64 each, a count or the address of a table
     "ROWS",  # int64 [rows, 3]: tensor, first element, number of elements
     "POINTERS",  # int64 [2 + states (+ 1), tensors]: parameter, gradient (0: none in this step), states, average
     "INDEX",  # int64 [tensors]: the tensor's row of HYPER
-    "FACTORS",  # float64 [tensors, 3]
-    "HYPER",  # float64 [., 6 + scalars]: one row for each (group, step)
+    "FACTORS",  # float64 [tensors, 4]
+    "HYPER",  # float64 [., 7 + scalars]: one row for each (group, step)
     "OUT",  # float64 [rows, sums]
 )
-HYPER = ("scale", "bound", "lr", "coupled", "decoupled", "share")  # and what the rule's `scalars` returned
-FACTORS = ("lr_factor", "decay_factor", "rescale")
+# and what the rule's `scalars` returned
+HYPER = ("noise", "scale", "bound", "lr", "coupled", "decoupled", "share")
+FACTORS = ("lr_factor", "decay_factor", "number", "rescale")
 SUMS = {  # what each kind of kernel leaves for a row
     "norm": ("total", "bad"),
     "largest": ("total", "bad"),
@@ -32,19 +33,28 @@ SUMS = {  # what each kind of kernel leaves for a row
 class Kernel:
     """Everything that a kernel's code depends on.
 
-    kind: a key of SUMS
-    precision: "float32" or "float64"
+    kind: a key of SUMS, "scan" or "witness"
+    stored: the dtypes of the parameter and of its states, average and master copy; the gradient's is the parameter's
     rule: the update rule; None for a norm
     bounded: gradients are clipped by value
     cautious: only what agrees with the gradient's sign is taken
     averaged: an average of the parameter is kept
     clearing: the gradient is zeroed
+    mastered: a copy of the parameter is kept in single precision
+    chance: half precision is rounded by chance
     """
 
     kind: str
-    precision: str
+    stored: tuple[str, ...] = ()
     rule: Rule | None = None
     bounded: bool = False
     cautious: bool = False
     averaged: bool = False
     clearing: bool = False
+    mastered: bool = False
+    chance: bool = False
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: half precision is only for storing."""
+        return "float64" if self.stored[0] == "float64" else "float32"

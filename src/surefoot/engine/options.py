@@ -6,10 +6,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
+
+import torch
 
 from surefoot.errors import UserError, unknown
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Structure: TypeAlias = "tuple[bool, bool, bool, bool, str]"
 
 
@@ -71,6 +74,11 @@ class Options:
     cautious: take only the elements of the update that go down the gradient, and scale these up by the share that was
         left out: d / (number taken + 1), a tensor of d elements (Liang et al. 2024, arXiv:2411.16085, algorithm 2)
     ema: keep an average of each parameter: average = ema * average + (1 - ema) * parameter, at each of its steps
+    rounding: how numbers are rounded to half precision, "nearest" or "stochastic": by chance, so that small steps count
+        on the average
+    rounding_seed: of the hash that chance is
+    master_weights: keep a copy in single precision of each parameter in half precision, and move that
+    state_dtype: the dtype of states created from now on; None: that of their parameters
     """
 
     clip_norm: Clip | None = None
@@ -79,6 +87,10 @@ class Options:
     zero_grad_in_step: bool = False
     cautious: bool = False
     ema: float | None = None
+    rounding: str = "nearest"
+    rounding_seed: int = 0
+    master_weights: bool = False
+    state_dtype: torch.dtype | None = None
 
     @staticmethod
     def of(owner: str, given: Mapping[str, Any], arguments: Iterable[str]) -> Options:
@@ -95,8 +107,10 @@ class Options:
             chosen["clip_norm"] = clip if clip is None or isinstance(clip, Clip) else Clip(clip)
         except UserError as error:
             raise UserError(f"{owner}: {error}") from None
+        if chosen.get("state_dtype") in DTYPES:
+            chosen["state_dtype"] = DTYPES[chosen["state_dtype"]]
         options = Options(**chosen)
-        for name in ("skip_nonfinite", "zero_grad_in_step", "cautious"):
+        for name in ("skip_nonfinite", "zero_grad_in_step", "cautious", "master_weights"):
             if not isinstance(getattr(options, name), bool):
                 raise UserError(f"{owner}: {name}={getattr(options, name)!r}: it must be True or False")
         if options.clip_value is not None and not _positive(options.clip_value):
@@ -105,13 +119,24 @@ class Options:
             raise UserError(f"{owner}: clip by norm or by value, not both: leave out clip_norm or clip_value")
         if options.ema is not None and not (_positive(options.ema) and options.ema < 1):
             raise UserError(f"{owner}: ema={options.ema!r}: it must be a number between 0 and 1, such as 0.999")
+        if options.rounding not in ("nearest", "stochastic"):
+            raise unknown(f"rounding of {owner}", str(options.rounding), ("nearest", "stochastic"))
+        if type(options.rounding_seed) is not int:
+            raise UserError(f"{owner}: rounding_seed={options.rounding_seed!r}: it must be a whole number")
+        if options.state_dtype not in (None, *DTYPES.values()):
+            raise UserError(f"{owner}: state_dtype={options.state_dtype!r}: it must be one of {', '.join(DTYPES)}")
         return options
 
     @property
     def structure(self) -> Structure:
-        """What the code of kernels depends on: gradients bounded, cautious, averages, clearing, kind of norm or ""."""
+        """What the code of kernels depends on: gradients bounded, cautious, clearing, chance, kind of norm or ""."""
         norm = ("largest" if self.largest else "norm") if self.measured else ""
-        return self.clip_value is not None, self.cautious, self.ema is not None, self.zero_grad_in_step, norm
+        return self.clip_value is not None, self.cautious, self.zero_grad_in_step, self.chance, norm
+
+    @property
+    def chance(self) -> bool:
+        """Whether half precision is rounded by chance."""
+        return self.rounding == "stochastic"
 
     @property
     def largest(self) -> bool:
@@ -133,6 +158,10 @@ class Given(TypedDict, total=False):
     zero_grad_in_step: bool
     cautious: bool
     ema: float | None
+    rounding: Literal["nearest", "stochastic"]
+    rounding_seed: int
+    master_weights: bool
+    state_dtype: Literal["fp32", "bf16", "fp16"] | torch.dtype | None
 
 
 NAMES = tuple(f.name for f in fields(Options))

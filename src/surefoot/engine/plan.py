@@ -7,7 +7,7 @@ its first gradient, a state was replaced or moved, a gradient has another layout
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping, Sequence
-from itertools import chain
+from itertools import chain, count
 from operator import is_
 from typing import Any
 
@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from surefoot.engine import cpu, states
-from surefoot.engine.lane import PLAIN, PRECISIONS, Lane, alike, fits
+from surefoot.engine.lane import PLAIN, STORED, Form, Lane, alike, beside, fits
 from surefoot.engine.options import Options
 from surefoot.engine.update import Item, Update
 from surefoot.engine.witness import Witness, witness
-from surefoot.rules.rule import Rule
 
 State = MutableMapping[Tensor, dict[str, Any]]
 
@@ -42,43 +41,52 @@ class Plan:
         self._idle: list[Tensor] = []
         self.items: list[Item] = []
         known = {id(item.p) for item in last.planned} if last else set[int]()
-        members: dict[tuple[Rule, str], list[Item]] = {}
+        members: dict[Form, list[Item]] = {}
+        numbers = count()
         for group, update in enumerate(updates):
-            keeps = bool(update.rule.states) or update.rule.counted or options.ema is not None
             for place, p in enumerate(update.params):
-                ready = (
-                    states.complete(update.rule, state.get(p, {}), options.ema is not None) if keeps else id(p) in known
-                )
+                number, names = next(numbers), states.names(update.rule, p, options)
+                keeps = bool(names) or states.counted(update.rule, p, options)
+                ready = states.complete(update.rule, p, state.get(p, {}), options) if keeps else id(p) in known
                 if p.grad is None and not ready:
                     self._idle.append(p)
                     continue
-                item = Item(p, group, place, state[p] if keeps else {}, [], update.factors(place))
-                if update.numeric and fits(p) and (p.grad is None or alike(p.grad, p)):
-                    members.setdefault((update.rule, PRECISIONS[p.dtype]), []).append(item)
-                else:
+                item = Item(p, group, place, number, state[p] if keeps else {}, [], update.factors(place))
+                form = self._form(item, update, options)
+                if form is None:
                     self.items.append(item)
+                else:
+                    members.setdefault(form, []).append(item)
         self.lanes: list[Lane] = []
-        for (rule, precision), items in members.items():
-            taken: list[Item] = []
-            if cpu.available(rule, precision, options):
-                for item in items:
-                    hyper = updates[item.group].hyper
-                    item.created.extend(states.start(rule, hyper, item.p, item.kept, options.ema is not None))
-                names = states.names(rule, options.ema is not None)
-                fit = [item for item in items if _own_count(item) and all(alike(item.kept[n], item.p) for n in names)]
-                chosen = {id(item.p) for item in fit}
-                taken = _apart(fit, names, [p for p in self._params if id(p) not in chosen])
+        for form, items in members.items():
+            chosen = {id(item.p) for item in items}
+            taken = _apart(items, form.names, [p for p in self._params if id(p) not in chosen])
             if taken:
-                self.lanes.append(Lane(rule, precision, taken, options.ema is not None))
-            lane_places = {(item.group, item.place) for item in taken}
-            self.items.extend(item for item in items if (item.group, item.place) not in lane_places)
-        self.items.sort(key=lambda item: (item.group, item.place))
+                self.lanes.append(Lane(form, taken))
+            numbers_taken = {item.number for item in taken}
+            self.items.extend(item for item in items if item.number not in numbers_taken)
+        self.items.sort(key=lambda item: item.number)
         self._new = [p for p in strangers if p in state]
         self._state, self._keys, self._values = state, list(state), list(state.values())
         self._groups = [update.params for update in updates]
         self._witness: Witness | None = None
         self._wait, self._patience = 0, 1  # steps until the next witness is called, and for how long after that
         self.names = [_name(updates, item) for item in chain(*(lane.items for lane in self.lanes), self.items)]
+
+    def _form(self, item: Item, update: Update, options: Options) -> Form | None:
+        """The form of the lane that can take a parameter, whose states are there then; None: no lane can."""
+        p, rule, kept = item.p, update.rule, item.kept
+        if not (update.numeric and fits(p) and (p.grad is None or alike(p.grad, p))):
+            return None
+        item.created.extend(states.start(rule, update.hyper, p, kept, options))
+        names = states.names(rule, p, options)
+        # a lane keeps a count of its own, and other processes would see a shared one no more
+        shared = "step" in kept and kept["step"].is_shared()
+        if shared or not all(beside(kept[name], p) for name in names):
+            return None
+        stored = tuple(STORED[t.dtype] for t in (p, *(kept[name] for name in names)))
+        form = Form(rule, names, stored, states.counted(rule, p, options))
+        return form if cpu.available(form, options) else None
 
     def fits(self, updates: Sequence[Update], state: State, options: Options) -> bool:
         """Whether the plan holds for this step; makes it ready for it if it does."""
@@ -120,7 +128,7 @@ class Plan:
     def gradients_overlap(self) -> bool:
         """Whether gradients in the lanes share memory."""
         starts = np.concatenate([lane.pointers[1] for lane in self.lanes]) if self.lanes else np.zeros(0, np.int64)
-        sizes = [lane.sizes * (8 if lane.precision == "float64" else 4) for lane in self.lanes]
+        sizes = [lane.sizes * lane.params[0].element_size() for lane in self.lanes]
         order = starts.argsort()
         ends = (starts + np.concatenate([*sizes, np.zeros(0, np.int64)]))[order]
         starts = starts[order]
@@ -164,11 +172,6 @@ def _term(u: Update) -> tuple[Any, ...]:
 def _name(updates: Sequence[Update], item: Item) -> str:
     names = updates[item.group].names
     return names[item.place] if names else f"group {item.group}, parameter {item.place}"
-
-
-def _own_count(item: Item) -> bool:
-    """Whether the step count is this process's alone: a lane keeps its own, and others would see it no more."""
-    return "step" not in item.kept or not item.kept["step"].is_shared()
 
 
 def _apart(items: list[Item], names: Sequence[str], others: Sequence[Tensor]) -> list[Item]:

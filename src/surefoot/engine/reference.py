@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from surefoot.engine import states
+from surefoot.engine import rounding, states
 from surefoot.engine.options import Options
 from surefoot.engine.update import Item, Update
 from surefoot.rules.rule import Rule, bind
@@ -47,9 +47,11 @@ def step(item: Item, update: Update, options: Options, scale: float) -> tuple[Te
     """
     p, kept, rule = item.p, item.kept, update.rule
     assert p.grad is not None
-    created = [*item.created, *states.start(rule, update.hyper, p, kept, options.ema is not None)]
+    created = [*item.created, *states.start(rule, update.hyper, p, kept, options)]
     item.created.clear()  # from here on the step is taken
-    t = states.count(kept) if rule.counted else 1 if set(created) & set(rule.states) else 2
+    t = 1.0 if set(created) & set(rule.states) else 2.0
+    if states.counted(rule, p, options):
+        t = states.count(kept)
     scalars = rule.scalars(t, *(update.hyper[name] for name in rule.hyper))
     lr, decay = update.lr * item.factors[0], update.weight_decay * item.factors[1]
     # a decay of zero is skipped, so that 0 * inf cannot make a NaN of a parameter that overflowed
@@ -57,6 +59,9 @@ def step(item: Item, update: Update, options: Options, scale: float) -> tuple[Te
 
     # autograd may keep p for the backward pass, and p is written in place below
     x, raw = _elements(p.clone() if update.differentiable else p), _elements(p.grad)
+    master = kept.get(states.MASTER) if states.MASTER in states.names(rule, p, options) else None
+    if master is not None:  # a parameter that is not its master copy rounded was written by somebody else
+        x = torch.where(master.to(p.dtype) == p, master, x)
     old = [_elements(kept[name]) for name in rule.states]
     g = raw if scale == 1 else raw * scale
     if options.clip_value is not None:
@@ -72,14 +77,18 @@ def step(item: Item, update: Update, options: Options, scale: float) -> tuple[Te
     move = lr * d
 
     sums = () if update.differentiable else _sums(rule, raw, move, x, new, scale)
-    _write(p, x - move)
-    for name, value in zip(rule.states, new, strict=True):
+    noise = rounding.noise(options.rounding_seed, int(t)) if options.chance and master is None else None
+    _write(p, x - move, noise, item.number, 0)
+    if master is not None:
+        master.copy_(x - move)
+    for stream, (name, value) in enumerate(zip(rule.states, new, strict=True), 1):
         if update.differentiable:  # in place would spoil what autograd has kept of the old state
-            kept[name] = torch.view_as_complex(value) if p.is_complex() else value.to(p.dtype)
+            kept[name] = torch.view_as_complex(value) if p.is_complex() else value.to(kept[name].dtype)
         else:
-            _write(kept[name], value)
+            _write(kept[name], value, noise, item.number, stream)
     if options.ema is not None:
-        kept[states.AVERAGE].lerp_(p.detach().to(kept[states.AVERAGE].dtype), 1 - options.ema)
+        average = kept[states.AVERAGE]
+        average.lerp_((p if master is None else master).detach().to(average.dtype), 1 - options.ema)
     return sums
 
 
@@ -110,5 +119,8 @@ def _elements(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
-def _write(tensor: Tensor, value: Tensor) -> None:
+def _write(tensor: Tensor, value: Tensor, noise: int | None, number: int, stream: int) -> None:
+    """Write a value; in half precision it is rounded by chance where there is noise."""
+    if noise is not None and tensor.dtype in rounding.HALVES:
+        value = rounding.by_chance(value.float(), rounding.bits(tensor, noise, number, stream), tensor.dtype)
     (torch.view_as_real(tensor) if tensor.is_complex() else tensor).copy_(value)

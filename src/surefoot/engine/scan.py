@@ -86,7 +86,7 @@ GETTERS = {
     "LAYOUT_OF": "aoti_torch_get_layout",
     "DEFINED": "aoti_torch_is_defined",
 }
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GRAD = "_ZNK3c1010TensorImpl4gradEv"  # const at::Tensor& c10::TensorImpl::grad() const
 
 
@@ -141,7 +141,7 @@ def scan(params: Sequence[Tensor], found: Ints) -> Scan | None:
 @cache
 def interface() -> Interface | None:
     """What this torch offers, tried out; None where it is not what a scan needs."""
-    address = code.address(Kernel("scan", "int64"))
+    address = code.address(Kernel("scan"))
     if address is None or not hasattr(os, "RTLD_NOLOAD"):
         return None
     try:

@@ -8,41 +8,53 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surefoot.engine.options import Options
+from surefoot.engine.rounding import HALVES
 from surefoot.rules.rule import Rule
 
 AVERAGE = "ema"  # the averaged weights' key in a parameter's state
+MASTER = "master"  # the key of the parameter's copy in single precision
 EXACT = 2**24  # above it single precision no longer counts one by one
 
 
-def start(rule: Rule, hyper: Mapping[str, Any], p: Tensor, kept: dict[str, Any], averaged: bool = False) -> list[str]:
+def start(rule: Rule, hyper: Mapping[str, Any], p: Tensor, kept: dict[str, Any], options: Options) -> list[str]:
     """Create what `kept` lacks, laid out in memory as p is. Returns the names of what was created."""
     created: list[str] = []
-    if rule.counted and "step" not in kept:
+    if counted(rule, p, options) and "step" not in kept:
         # torch's layout: a floating 0-d tensor on the CPU
         kept["step"] = torch.zeros((), dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
+        if not rule.counted and all(kept.get(name) is not None for name in rule.states):
+            kept["step"] += 1  # such a rule asks whether its states are new
         created.append("step")
     for name in rule.states:
         if kept.get(name) is None:
             value = hyper[rule.start[name]] if name in rule.start else 0.0
             fill = complex(value, value) if p.is_complex() else value
-            kept[name] = torch.full_like(p, fill, requires_grad=False, memory_format=torch.preserve_format)
+            dtype = p.dtype if options.state_dtype is None or p.is_complex() else options.state_dtype
+            kept[name] = torch.full_like(p, fill, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
             created.append(name)
-    if averaged and AVERAGE not in kept:
-        half = p.dtype in (torch.bfloat16, torch.float16)  # too coarse for the small steps of an average
-        kept[AVERAGE] = p.detach().to(torch.float32 if half else p.dtype, copy=True)
-        created.append(AVERAGE)
+    for name in names(rule, p, options)[len(rule.states) :]:
+        if name not in kept:
+            kept[name] = p.detach().to(torch.float32 if p.dtype in HALVES else p.dtype, copy=True)
+            created.append(name)
     return created
 
 
-def complete(rule: Rule, kept: Mapping[str, Any], averaged: bool) -> bool:
+def complete(rule: Rule, p: Tensor, kept: Mapping[str, Any], options: Options) -> bool:
     """Whether a parameter has all that `start` would create."""
-    needed = (*names(rule, averaged), *(("step",) if rule.counted else ()))
+    needed = (*names(rule, p, options), *(("step",) if counted(rule, p, options) else ()))
     return all(kept.get(name) is not None for name in needed)
 
 
-def names(rule: Rule, averaged: bool) -> tuple[str, ...]:
+def names(rule: Rule, p: Tensor, options: Options) -> tuple[str, ...]:
     """The states that lie beside the parameter in memory, in the order in which kernels take them."""
-    return (*rule.states, AVERAGE) if averaged else rule.states
+    averaged, mastered = options.ema is not None, options.master_weights and p.dtype in HALVES
+    return (*rule.states, *((AVERAGE,) if averaged else ()), *((MASTER,) if mastered else ()))
+
+
+def counted(rule: Rule, p: Tensor, options: Options) -> bool:
+    """Whether a parameter's steps are counted: rounding by chance needs it, too."""
+    return rule.counted or (options.chance and (p.dtype in HALVES or options.state_dtype in HALVES))
 
 
 def count(kept: dict[str, Any]) -> float:

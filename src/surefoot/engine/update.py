@@ -56,6 +56,7 @@ class Item:
     """A parameter in a plan.
 
     group, place: the index of its group, and its own in the group
+    number: its index among all parameters
     kept: its state
     created: the names in it that the plan has made
     factors: what its rate and its decay are multiplied by
@@ -64,6 +65,7 @@ class Item:
     p: Tensor
     group: int
     place: int
+    number: int
     kept: dict[str, Any]
     created: list[str]
     factors: tuple[float, float]

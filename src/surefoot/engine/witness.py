@@ -140,7 +140,7 @@ def witness(tensors: Sequence[Tensor], dicts: Sequence[Any], lists: Sequence[Any
 @cache
 def layout() -> Layout | None:
     """What this Python and this torch need, tried out; None where they are not what a witness is made for."""
-    run = code.address(Kernel("witness", "int64"))
+    run = code.address(Kernel("witness"))
     usable = getattr(ctypes.CDLL(None), "malloc_usable_size", None) if sys.platform == "linux" else None
     if run is None or usable is None or sys.implementation.name != "cpython":
         return None

@@ -9,7 +9,7 @@ from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
 from surefoot.engine import states
-from surefoot.engine.options import Given
+from surefoot.engine.options import Given, Options
 from surefoot.optim.optimizer import Group, Optimizer, options
 from surefoot.rules import adagrad
 from surefoot.rules.rule import Rule
@@ -76,7 +76,9 @@ class Adagrad(Optimizer):
         """Add a group of parameters; what it does not set is taken from the defaults."""
         super().add_param_group(param_group)
         for p in param_group["params"]:  # torch's Adagrad has its states from the start, so that they can be shared
-            states.start(self.rule(param_group), param_group, p, self.state[p])
+            states.start(
+                self.rule(param_group), param_group, p, self.state[p], Options(state_dtype=self.options.state_dtype)
+            )
 
     def share_memory(self) -> None:
         """Move the sums to shared memory, for Hogwild-style training in several processes."""

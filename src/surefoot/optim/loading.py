@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from surefoot.engine.states import AVERAGE
+from surefoot.engine.states import AVERAGE, MASTER
 from surefoot.errors import UserError, unknown
 from surefoot.rules.rule import Rule
 
@@ -36,7 +36,7 @@ def saved(state_dict: Mapping[str, Any], format: str) -> dict[str, Any]:
         return value.float() if torchs and name == "step" and value.dtype == torch.float64 else value.clone()
 
     state = {
-        key: {name: copied(name, value) for name, value in kept.items() if not (torchs and name == AVERAGE)}
+        key: {name: copied(name, value) for name, value in kept.items() if not (torchs and name in (AVERAGE, MASTER))}
         for key, kept in state_dict["state"].items()
     }
     groups = [
@@ -135,7 +135,7 @@ def _check_algorithm(optimizer: Optimizer, source: Group) -> None:
 
 def _state(owner: str, rule: Rule, known: set[str], p: Tensor, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """The saved state of one parameter, laid out in memory as the parameter, in the dtype it was saved in."""
-    strange = found.keys() - known - {"step", AVERAGE}
+    strange = found.keys() - known - {"step", AVERAGE, MASTER}
     if strange:
         raise UserError(
             f"the checkpoint is not of {owner}: for {name} it holds {', '.join(sorted(strange))}; {owner} keeps "
