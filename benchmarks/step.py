@@ -1,7 +1,7 @@
 """The time of an optimizer's step, ours against every way that torch and others offer, side by side.
 
-    python benchmarks/step.py            # five processes: the table of benchmarks/README.md
-    python benchmarks/step.py --quick    # one process
+    python benchmarks/step.py            # five processes for each row of the table of benchmarks/README.md
+    python benchmarks/step.py --quick    # one
 
 A step is clipping by the global norm and the update; ours gathers its statistics besides. In each process all
 contestants take turns, round after round, and ratios are of medians over the rounds; the table shows the median over
@@ -23,6 +23,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,6 +49,7 @@ RULES = {  # our name of it, options, bytes that both passes must move for each 
     "Adagrad": ("Adagrad", {"lr": 1e-2}, 24),
 }
 FUSED = ("AdamW", "SGD", "Adagrad")
+STEADY = 0.2  # how much the bandwidth may vary
 T95 = 2.132  # Student: one-sided 95 % of five
 PEERS = {"heavyball": "AdamW", "pytorch_optimizer": "AdamW", "optimi": "AdamW"}
 
@@ -105,7 +107,7 @@ def compare(model: str, rule: str, rounds: int) -> dict:
     shapes = MODELS[model]
     racing = contestants(rule, shapes)
     elements = sum(p.numel() for p in racing["ours"].params)
-    flat, adds = torch.zeros(elements), []
+    flat, adds = torch.zeros(23 * 10**6), []
     warm, timed = (1, 1) if elements > 10**7 else (3, 10)
     for _ in range(rounds):
         for contestant in racing.values():
@@ -120,7 +122,7 @@ def compare(model: str, rule: str, rounds: int) -> dict:
     thirds = [statistics.median(adds[i * len(adds) // 3 : (i + 1) * len(adds) // 3]) for i in range(3)]
     return {
         "seconds": {name: statistics.median(c.times) for name, c in racing.items()},
-        "bandwidth": 8 * elements / statistics.median(adds),
+        "bandwidth": 8 * flat.numel() / statistics.median(adds),
         "varies": max(thirds) / min(thirds) - 1,
         "bytes": elements * RULES[rule][2],
         "grown": grown(racing["ours"].optimizer),
@@ -189,67 +191,79 @@ def first_steps() -> tuple[float, float]:
     return cold, cached
 
 
-def child(rounds: int, strict: bool) -> dict | None:
-    """What a process measures; None: it is void."""
-    found = {}
-    for case in (f"{model}|{rule}" for model in MODELS for rule in RULES):
-        model, rule = case.split("|")
-        found[case] = compare(model, rule, rounds if model.startswith("23") else rounds // 2)
-        if strict and model.startswith("23") and found[case]["varies"] > 0.2:
-            print(f"a process is void: in {case} the bandwidth varied by {found[case]['varies']:.0%}", file=sys.stderr)
-            return None
-    return {"steps": found, "beside": beside_a_model(10 * rounds), "first": first_steps()}
+def in_a_process(case: str, rounds: int) -> Any:
+    """What a fresh process measures of a case."""
+    command = [sys.executable, __file__, "--case", case, "--rounds", str(rounds)]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def processes(case: str, wanted: int, rounds: int) -> list[dict]:
+    """The rows of so many processes that are not void; of fewer, where the machine is not quiet for long."""
+    rows: list[dict] = []
+    for _ in range(4 * wanted):
+        row = in_a_process(case, rounds)
+        if row["varies"] <= STEADY or wanted == 1:
+            rows.append(row)
+        if len(rows) == wanted:
+            break
+    if len(rows) < wanted:
+        print(f"{case}: only {len(rows)} of {4 * wanted} processes had a steady bandwidth", file=sys.stderr)
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--only", default="", help="cases with these words in their name")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.child:
-        print(json.dumps(child(args.child, not args.quick)))
-        return
-    runs: list[dict] = []
-    wanted, tries, rounds = (1, 1, "6") if args.quick else (5, 30, "12")
-    for _ in range(tries):
-        command = [sys.executable, __file__, "--child", rounds, *(["--quick"] if args.quick else [])]
-        run = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-        runs += [run] if run is not None else []
-        if len(runs) == wanted:
-            break
-    if not runs:
-        sys.exit("no process had a steady bandwidth: try again when the machine is quieter")
-    show(runs)
+    if args.case == "beside":
+        print(beside_a_model(10 * args.rounds))
+    elif args.case:
+        print(json.dumps(compare(*args.case.split("|"), args.rounds)))
+    else:
+        wanted, rounds = (1, 6) if args.quick else (5, 10)
+        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {wanted} processes a row\n")
+        show_steps(
+            [f"{model}|{rule}" for model in MODELS for rule in RULES if args.only in f"{model}|{rule}"], wanted, rounds
+        )
+        show_rest(wanted, rounds)
 
 
-def show(runs: list[dict]) -> None:
-    """Print the tables."""
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(runs)} processes\n")
+def show_steps(cases: list[str], wanted: int, rounds: int) -> None:
+    """Print the table of all cases."""
     print(
         "| model | optimizer | ours, ms | torch's best, ms (which) | ours / best | ours / default | ours / bandwidth |"
     )
     print("|---|---|---|---|---|---|---|")
     others: dict[str, list[str]] = defaultdict(list)
-    for case in runs[0]["steps"]:
-        rows = [run["steps"][case] for run in runs]
+    grown = 0
+    for case in cases:
+        rows = processes(case, wanted, rounds)
+        if not rows:
+            continue
         seconds = {name: statistics.median(row["seconds"][name] for row in rows) for name in rows[0]["seconds"]}
         best = min((name for name in seconds if name.startswith("torch")), key=seconds.__getitem__)
         default = min((name for name in seconds if name.startswith("torch default")), key=seconds.__getitem__)
         over = statistics.median(row["seconds"]["ours"] * row["bandwidth"] / row["bytes"] for row in rows)
         to_best, to_default = (ratio(rows, name) for name in (best, default))
         figures = f"{1e3 * seconds['ours']:.3f} | {1e3 * seconds[best]:.3f} ({best.removeprefix('torch ')})"
-        print(f"| {case.replace('|', ' | ')} | {figures} | {to_best:.3f} | {to_default:.3f} | {over:.2f} |")
+        bound = f"{over:.2f}" if case.startswith("23 M") else "(in caches)"
+        print(f"| {case.replace('|', ' | ')} | {figures} | {to_best:.3f} | {to_default:.3f} | {bound} |", flush=True)
+        grown = max(grown, *(row["grown"] for row in rows))
         for package in PEERS.keys() & seconds.keys():
             others[package].append(f"{ratio(rows, package):.3f} ({case.split('|')[0]})")
     for package, ratios in others.items():
         print(f"\nours / {package}, AdamW: {', '.join(ratios)}")
-
-    beside = [run["beside"] for run in runs]
-    error = T95 * statistics.stdev(beside) / len(beside) ** 0.5 if len(beside) == 5 else 0.0
-    grown = max(row["grown"] for run in runs for row in run["steps"].values())
-    cold, cached = (statistics.median(run["first"][i] for run in runs) for i in (0, 1))
-    upper = statistics.mean(beside) + error
     print(f"\nmemory grown in a warm step, at most: {grown / 2**20:.2f} MB")
+
+
+def show_rest(wanted: int, rounds: int) -> None:
+    """Print what happens beside the step, and at the first one."""
+    beside = [in_a_process("beside", rounds) for _ in range(wanted)]
+    upper = statistics.mean(beside) + (T95 * statistics.stdev(beside) / wanted**0.5 if wanted == 5 else 0.0)
+    cold, cached = (statistics.median(each) for each in zip(*(first_steps() for _ in range(wanted)), strict=True))
     print(
         f"forward and backward beside ours over beside torch fused: {statistics.median(beside):.3f}, 95 %: {upper:.3f}"
     )
