@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from surefoot.engine.launch import Kernel
 
-TEXTS = ("kernels", "launch", "operations", "rounding", "scan", "witness")  # what all kernels are made from
+TEXTS = ("kernels", "launch", "operations", "rounding", "scan", "source", "witness")  # what all kernels are made from
 
 log = logging.getLogger("surefoot")
 
