@@ -56,7 +56,11 @@ class Sums:
 
 
 def numbers(values: Sequence[Tensor]) -> list[float]:
-    """The numbers in 0-d tensors, waiting for each device once."""
+    """The numbers in 0-d tensors, waiting for each device once.
+
+    Of a DTensor's shards the whole is put together: all processes must ask.
+    """
+    values = [value.full_tensor() if hasattr(value, "full_tensor") else value for value in values]
     found = [0.0] * len(values)
     for kind in {(value.device, value.dtype) for value in values}:
         places = [i for i, value in enumerate(values) if (value.device, value.dtype) == kind]
