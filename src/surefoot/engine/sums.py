@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ def numbers(values: Sequence[Tensor]) -> list[float]:
 
     Of a DTensor's shards the whole is put together: all processes must ask.
     """
-    values = [value.full_tensor() if hasattr(value, "full_tensor") else value for value in values]
+    values = [_whole(value) for value in values]
     found = [0.0] * len(values)
     for kind in {(value.device, value.dtype) for value in values}:
         places = [i for i, value in enumerate(values) if (value.device, value.dtype) == kind]
@@ -68,3 +68,7 @@ def numbers(values: Sequence[Tensor]) -> list[float]:
         for i, number in zip(places, cast("list[float]", together.tolist()), strict=True):
             found[i] = number
     return found
+
+
+def _whole(value: Any) -> Tensor:
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
