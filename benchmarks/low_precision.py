@@ -8,11 +8,9 @@ All contestants take turns in one process; ratios are of medians.
 from __future__ import annotations
 
 import statistics
-import time
 
 import torch
-from step import MODELS
-from torch import nn
+from step import MODELS, Contestant
 
 import surefoot as sf
 
@@ -30,36 +28,25 @@ CONTESTANTS = {  # dtype of the parameters, options
 ROUNDS = 25
 
 
-class Contestant:
-    def __init__(self, dtype: torch.dtype, options: dict) -> None:
-        torch.manual_seed(0)
-        self.params = [nn.Parameter((torch.randn(shape) * 0.02).to(dtype)) for shape in MODELS["23 M in 76 tensors"]]
-        self.grads = [torch.randn_like(p) * 1e-2 for p in self.params]
-        self.optimizer = sf.optim.AdamW(self.params, lr=1e-3, clip_norm=1.0, **options)
-        self.times: list[float] = []
-
-    def step(self) -> float:
-        for p, g in zip(self.params, self.grads, strict=True):
-            p.grad = g.clone()
-        began = time.perf_counter()
-        self.optimizer.step()
-        return time.perf_counter() - began
+def contestant(dtype: torch.dtype, options: dict) -> Contestant:
+    shapes = MODELS["23 M in 76 tensors"]
+    return Contestant(shapes, lambda ps: sf.optim.AdamW(ps, lr=1e-3, clip_norm=1.0, **options), dtype=dtype)
 
 
 def main() -> None:
-    racing = {name: Contestant(*each) for name, each in CONTESTANTS.items()}
-    for contestant in racing.values():
-        contestant.step()
+    racing = {name: contestant(*each) for name, each in CONTESTANTS.items()}
+    for each in racing.values():
+        each.step()
     for _ in range(ROUNDS):
-        for contestant in racing.values():
-            contestant.step()
-            contestant.times.append(contestant.step())
+        for each in racing.values():
+            each.step()
+            each.times.append(each.step())
     base = statistics.median(racing["fp32"].times)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     print("| parameters and states | ms | over fp32 |")
     print("|---|---|---|")
-    for name, contestant in racing.items():
-        took = statistics.median(contestant.times)
+    for name, each in racing.items():
+        took = statistics.median(each.times)
         print(f"| {name} | {1e3 * took:.2f} | {took / base:.3f} |")
 
 

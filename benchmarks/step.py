@@ -57,11 +57,13 @@ PEERS = {"heavyball": "AdamW", "pytorch_optimizer": "AdamW", "optimi": "AdamW"}
 class Contestant:
     """An optimizer with its own copy of a model's parameters, and how it clips."""
 
-    def __init__(self, shapes: list, make: Callable, clip: dict | None) -> None:
+    def __init__(
+        self, shapes: list, make: Callable, clip: dict | None = None, dtype: torch.dtype = torch.float32
+    ) -> None:
         torch.manual_seed(0)
         layout = {"memory_format": torch.channels_last}
         self.params = [
-            nn.Parameter((torch.randn(s) * 0.02).contiguous(**(layout if len(s) == 4 else {}))) for s in shapes
+            nn.Parameter((torch.randn(s) * 0.02).to(dtype, **(layout if len(s) == 4 else {}))) for s in shapes
         ]
         self.grads = [torch.randn_like(p) * 1e-2 for p in self.params]
         self.optimizer = make(self.params)
@@ -81,7 +83,7 @@ class Contestant:
 def contestants(rule: str, shapes: list) -> dict[str, Contestant]:
     """Ours, torch's three implementations with both ways to clip, and what is installed besides."""
     name, options, _ = RULES[rule]
-    found = {"ours": Contestant(shapes, lambda ps: getattr(sf.optim, name)(ps, clip_norm=1.0, **options), None)}
+    found = {"ours": Contestant(shapes, lambda ps: getattr(sf.optim, name)(ps, clip_norm=1.0, **options))}
     ways = {"default": {}, "foreach": {"foreach": True}, "fused": {"fused": True}}
     for way, flags in ways.items():
         for foreach in (True, False):

@@ -16,7 +16,6 @@ from backends import reference_only
 from torch import Tensor, nn
 
 import surefoot as sf
-from surefoot.engine import threads
 from surefoot.engine.lane import CHUNK
 
 Change = Callable[[nn.Module, torch.optim.Optimizer], None]
@@ -462,20 +461,6 @@ def many(n: int, size: int = 3, dtype=torch.float32) -> list[nn.Parameter]:
     for p in params:
         p.grad = torch.randn_like(p)
     return params
-
-
-@pytest.fixture
-def launches(monkeypatch) -> list[int]:
-    """The number of threads of each launch of a kernel."""
-    seen: list[int] = []
-    real = threads.run
-
-    def counting(kernel: int, block: int, number: int) -> None:
-        seen.append(number)
-        real(kernel, block, number)
-
-    monkeypatch.setattr(threads, "run", counting)
-    return seen
 
 
 def test_the_plan_is_kept_while_nothing_moves():

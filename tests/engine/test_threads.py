@@ -35,20 +35,6 @@ def stepped(opt: sf.optim.Optimizer, times: int) -> Tensor:
     return opt.param_groups[0]["params"][0].detach()
 
 
-@pytest.fixture
-def numbers(monkeypatch) -> list[int]:
-    """The number of threads of each launch."""
-    seen: list[int] = []
-    real = threads.run
-
-    def watched(kernel: int, block: int, number: int) -> None:
-        seen.append(number)
-        real(kernel, block, number)
-
-    monkeypatch.setattr(threads, "run", watched)
-    return seen
-
-
 @pytest.fixture(params=["torch's", "Python's"])
 def pool(request, monkeypatch) -> str:
     """Either pool of threads."""
@@ -57,16 +43,16 @@ def pool(request, monkeypatch) -> str:
     return request.param
 
 
-def test_torchs_number_of_threads_is_read_at_every_step(numbers):
+def test_torchs_number_of_threads_is_read_at_every_step(launches):
     opt = optimizer(LARGE)
     for number in (1, 2, 1, 3):
-        numbers.clear()
+        launches.clear()
         torch.set_num_threads(number)
         opt.step()
-        assert set(numbers) == {number}
+        assert set(launches) == {number}
 
 
-def test_small_work_is_done_alone(numbers, pool):
+def test_small_work_is_done_alone(launches, pool):
     torch.set_num_threads(2)
     sizes = [10] * 100
     params = [nn.Parameter(torch.ones(size)) for size in sizes]
@@ -76,19 +62,19 @@ def test_small_work_is_done_alone(numbers, pool):
     before = set(threading.enumerate())
     tasks = len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 0
     opt.step()
-    assert set(numbers) == {1}
+    assert set(launches) == {1}
     assert set(threading.enumerate()) == before
     assert sys.platform != "linux" or len(os.listdir("/proc/self/task")) == tasks
 
 
-def test_many_small_tensors_are_work_for_all(numbers):
+def test_many_small_tensors_are_work_for_all(launches):
     """What counts is how many elements a launch has, not how large a tensor is."""
     torch.set_num_threads(2)
     params = [nn.Parameter(torch.ones(100)) for _ in range(1 + threads.SERIAL // 100)]
     for p in params:
         p.grad = torch.ones_like(p)
     sf.optim.SGD(params, lr=1.0).step()
-    assert set(numbers) == {2}
+    assert set(launches) == {2}
     assert not any(p.any() for p in params)
 
 

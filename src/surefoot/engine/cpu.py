@@ -12,8 +12,8 @@ import numpy as np
 
 from surefoot.engine import rounding, states, threads
 from surefoot.engine.cache import address
-from surefoot.engine.lane import Floats, Form, Ints, Lane, address_of, per_tensor
-from surefoot.engine.launch import BLOCK, FACTORS, SUMS, Kernel
+from surefoot.engine.lane import Floats, Form, Ints, Lane, per_tensor
+from surefoot.engine.launch import BLOCK, FACTORS, SUMS, Kernel, address_of
 from surefoot.engine.options import Options, Structure
 from surefoot.engine.update import Update
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from surefoot.engine import states
+from surefoot.engine import launch, states
 from surefoot.engine.launch import BLOCK
 from surefoot.engine.rounding import HALVES
 from surefoot.engine.scan import scan
@@ -128,9 +128,7 @@ class Lane:
             cuts = np.searchsorted(ends, self.elements * np.arange(1, n) / n)
             first = np.concatenate([[0], cuts, [len(ends)]]).astype(np.int64)
             tables = {"FIRST": first, "ROWS": self.rows, "POINTERS": self.pointers, "FACTORS": self.factors}
-            values = {name: address_of(table) for name, table in tables.items()}
-            values |= {"UNITS": n, "TENSORS": len(self.items)}
-            self._blocks[threads] = np.array([values.get(name, 0) for name in BLOCK], np.int64), first
+            self._blocks[threads] = launch.block(BLOCK, tables, UNITS=n, TENSORS=len(self.items)), first
         return self._blocks[threads][0]
 
     def advance(self) -> None:
@@ -205,11 +203,6 @@ def _dense(t: Tensor) -> bool:
             return False
         expected *= size
     return True
-
-
-def address_of(table: npt.NDArray[Any]) -> int:
-    """Where a table lies."""
-    return table.__array_interface__["data"][0]  # quicker than table.ctypes.data
 
 
 def per_tensor(first_row: Ints, rows: Floats, gather: np.ufunc = np.add) -> Floats:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from surefoot.rules.rule import Rule
 
@@ -58,3 +63,14 @@ class Kernel:
     def precision(self) -> str:
         """What it computes in: half precision is only for storing."""
         return "float64" if self.stored[0] == "float64" else "float32"
+
+
+def block(names: Sequence[str], tables: Mapping[str, npt.NDArray[Any]], **values: int) -> npt.NDArray[np.int64]:
+    """What a kernel is told: by these names the addresses of tables, which must outlive it, and numbers; else 0."""
+    known = {name: address_of(table) for name, table in tables.items()} | values
+    return np.array([known.get(name, 0) for name in names], np.int64)
+
+
+def address_of(table: npt.NDArray[Any]) -> int:
+    """Where a table lies."""
+    return table.__array_interface__["data"][0]  # quicker than table.ctypes.data

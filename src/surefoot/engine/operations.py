@@ -94,19 +94,19 @@ def _halves() -> dict[str, Any]:
         return b.select(special, x, b.bitcast(up, f32))
 
     def chance_bfloat16(b: Any, x: Any, bits: Any) -> Any:
-        return nearest_bfloat16(b, moved(b, x, bits, 0xFFFF))
+        return nearest_bfloat16(b, moved(b, x, bits, rounding.LOOSE["bfloat16"]))
 
     def chance_float16(b: Any, x: Any, bits: Any) -> Any:
         share = b.fsub(b.fmul(b.uitofp(bits, f32), f32(2.0**-32)), f32(0.5))
         tiny = b.fadd(x, b.fmul(share, f32(rounding.TINIEST)))
         size = b.bitcast(b.and_(b.bitcast(x, i32), i32(0x7FFFFFFF)), f32)
         small = b.fcmp_ordered("<", size, f32(rounding.NORMAL))
-        return nearest_float16(b, b.select(small, tiny, moved(b, x, bits, 0x1FFF)))
+        return nearest_float16(b, b.select(small, tiny, moved(b, x, bits, rounding.LOOSE["float16"])))
 
     def mix(b: Any, x: Any) -> Any:
-        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        for shift, factor in rounding.MIX:
             x = b.mul(b.xor(x, b.lshr(x, i32(shift))), i32(factor))
-        return b.xor(x, b.lshr(x, i32(16)))
+        return b.xor(x, b.lshr(x, i32(rounding.MIX[0][0])))
 
     def key(b: Any, noise: Any, number: Any, stream: Any) -> Any:
         noise, number, stream = (b.trunc(each, i32) for each in (noise, number, stream))

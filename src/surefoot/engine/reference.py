@@ -116,7 +116,7 @@ def _elements(tensor: Tensor) -> Tensor:
         tensor = tensor.to_dense()
     if tensor.is_complex():
         return torch.view_as_real(tensor.resolve_conj())
-    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+    return tensor.float() if tensor.dtype in rounding.HALVES else tensor
 
 
 def _write(tensor: Tensor, value: Tensor, noise: int | None, number: int, stream: int) -> None:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 HALVES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
+LOOSE = {"bfloat16": 0xFFFF, "float16": 0x1FFF}  # the digits of single precision that there is no room for
+MIX = ((16, 0x85EBCA6B), (13, 0xC2B2AE35))  # of the hash: shifts and factors, and then the first shift again
 STREAM = 0x9E3779B9  # the keys of two tensors of one parameter differ by it
 MASK = 0xFFFFFFFF
 NORMAL, TINIEST = 2.0**-14, 2.0**-24  # of float16: the smallest number with all its digits, and the smallest of all
@@ -25,9 +27,9 @@ Int = TypeVar("Int", int, Tensor)
 
 def mix(x: Int) -> Int:
     """A hash of 32 bits, of a number or of each in an int64 tensor."""
-    x = (x ^ (x >> 16)) * 0x85EBCA6B & MASK
-    x = (x ^ (x >> 13)) * 0xC2B2AE35 & MASK
-    return x ^ (x >> 16)
+    for shift, factor in MIX:
+        x = (x ^ (x >> shift)) * factor & MASK
+    return x ^ (x >> MIX[0][0])
 
 
 def noise(seed: int, t: int) -> int:
@@ -51,7 +53,7 @@ def bits(like: Tensor, noise: int, number: int, stream: int) -> Tensor:
 
 def by_chance(x: Tensor, bits: Tensor, dtype: torch.dtype) -> Tensor:
     """x, in single precision, rounded to a half precision by random bits."""
-    loose = 0xFFFF if dtype == torch.bfloat16 else 0x1FFF  # digits that there is no room for
+    loose = LOOSE[HALVES[dtype]]
     moved = ((x.view(torch.int32) + (bits & loose).int()) & ~loose).view(torch.float32)
     if dtype == torch.float16:
         moved = torch.where(x.abs() < NORMAL, x + (bits.float() * 2.0**-32 - 0.5) * TINIEST, moved)

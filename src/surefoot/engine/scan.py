@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from surefoot.engine import cache as code
-from surefoot.engine.launch import Kernel
+from surefoot.engine.launch import Kernel, address_of, block
 
 Ints = npt.NDArray[np.int64]
 
@@ -109,10 +109,9 @@ class Scan:
             "SHAPES": shapes,
             "SCRATCH": np.zeros(1, np.int64),
         }
-        values = {name: table.ctypes.data for name, table in self._tables.items()}
-        values |= {"TENSORS": len(params), "DTYPE": interface.dtypes[params[0].dtype], **interface.functions}
-        self._block = np.array([values.get(name, 0) for name in BLOCK], np.int64)
-        self._address = self._block.ctypes.data
+        dtype = interface.dtypes[params[0].dtype]
+        self._block = block(BLOCK, self._tables, TENSORS=len(params), DTYPE=dtype, **interface.functions)
+        self._address = address_of(self._block)
         self._run = interface.run
 
     def __call__(self) -> int:

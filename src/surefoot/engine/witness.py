@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from surefoot.engine import cache as code
-from surefoot.engine.launch import Kernel
+from surefoot.engine.launch import Kernel, address_of, block
 
 BLOCK = (  # of the kernel: one int64 each
     "CHANGED",  # set to 1 where a word is not what it was
@@ -77,9 +77,8 @@ class Witness:
             "WORDS": np.array([words for _, words in regions], np.int64),
             "WAS": np.frombuffer(was, np.int64),
         }
-        values = {name: table.ctypes.data for name, table in self._tables.items()} | {"REGIONS": len(regions)}
-        self._block = np.array([values.get(name, 0) for name in BLOCK], np.int64)
-        self._address = self._block.ctypes.data
+        self._block = block(BLOCK, self._tables, REGIONS=len(regions))
+        self._address = address_of(self._block)
         self._run = layout.run
 
     def holds(self) -> bool:
