@@ -9,13 +9,14 @@ from functools import cache
 from typing import cast
 
 import numpy as np
+import torch
 
-from surefoot.engine import rounding, states, threads
+from surefoot.engine import launch, rounding, states, threads
 from surefoot.engine.cache import address
 from surefoot.engine.lane import Floats, Form, Ints, Lane, per_tensor
 from surefoot.engine.launch import BLOCK, FACTORS, SUMS, Kernel, address_of
 from surefoot.engine.options import Options, Structure
-from surefoot.engine.update import Update
+from surefoot.engine.update import Item, Update
 
 
 def available(form: Form, options: Options) -> bool:
@@ -23,23 +24,104 @@ def available(form: Form, options: Options) -> bool:
     return None not in _programs(form, options.structure).values()
 
 
-def norms(lane: Lane, options: Options) -> Floats:
-    """For each row the sum of squares (or the largest size) of the gradient and the number of non-finite elements."""
-    return _launch("largest" if options.largest else "norm", lane, options)
+class CpuLane(Lane):
+    """Parameters in the computer's memory.
 
-
-def step(lane: Lane, updates: Sequence[Update], scales: Sequence[float], options: Options) -> Floats:
-    """Move the lane's parameters along their gradients, each group's times its scale.
-
-    Returns for each row the sums that `launch.SUMS["update"]` names.
+    counts: [tensors], the steps that each has taken
+    span: the smallest and the largest of them; valid after `refresh`
     """
-    index, hyper = _hyper(lane, updates, scales, options)
-    if options.cautious:
-        agreed = per_tensor(lane.first_row, _launch("agree", lane, options, index, hyper))[:, 0]
-        lane.factors[:, FACTORS.index("rescale")] = lane.sizes / (agreed + 1)
-    sums = _launch("update", lane, options, index, hyper)
-    lane.advance()
-    return sums
+
+    def __init__(self, form: Form, items: Sequence[Item]) -> None:
+        self._blocks: dict[int, tuple[Ints, Ints]] = {}
+        super().__init__(form, items)
+
+    def refresh(self) -> bool:
+        if not super().refresh():
+            return False
+        self.span = float(np.minimum.reduce(self.counts)), float(np.maximum.reduce(self.counts))
+        if self.form.counted and self.counts.dtype == np.float32 and self.span[1] >= states.EXACT:
+            self._count()
+        return True
+
+    def norms(self, options: Options) -> Floats:
+        return self._launch("largest" if options.largest else "norm", options)
+
+    def step(self, updates: Sequence[Update], scales: Sequence[float], options: Options) -> Floats:
+        index, hyper = self._hyper(updates, scales, options)
+        if options.cautious:
+            agreed = per_tensor(self.first_row, self._launch("agree", options, index, hyper))[:, 0]
+            self.factors[:, FACTORS.index("rescale")] = self.sizes / (agreed + 1)
+        sums = self._launch("update", options, index, hyper)
+        self._advance()
+        return sums
+
+    def _hyper(self, updates: Sequence[Update], scales: Sequence[float], options: Options) -> tuple[Ints, Floats]:
+        """The table of hyper-parameters, a row for each (group, step), and which row each tensor takes."""
+        bound, share = options.clip_value or math.inf, 1 - (options.ema or 1.0)
+
+        def row(group: int, t: float) -> list[float]:  # as launch.HYPER names them; they are numbers (Update.numeric)
+            update = updates[group]
+            decay = update.weight_decay
+            coupled, decoupled = (0.0, decay) if update.decoupled else (decay, 0.0)
+            scalars = update.rule.scalars(t, *(update.hyper[name] for name in update.rule.hyper))
+            noise = float(rounding.noise(options.rounding_seed, int(t))) if options.chance else 0.0
+            first = (noise, scales[group], bound)
+            return [*first, update.lr, coupled, decoupled, share, *scalars]  # pyright: ignore[reportReturnType]
+
+        least, most = self.span
+        if least == most:
+            return self.group_of, np.array([row(group, least + 1) for group in self.groups], np.float64)
+        step = self.counts.astype(np.float64) + 1
+        pairs, index = np.unique(np.stack([self.groups[self.group_of], step]), axis=1, return_inverse=True)
+        listed = cast("list[tuple[float, float]]", pairs.T.tolist())
+        return index.reshape(-1), np.array([row(int(group), t) for group, t in listed], np.float64)
+
+    def _launch(self, kind: str, options: Options, index: Ints | None = None, hyper: Floats | None = None) -> Floats:
+        """Run a kernel over the rows. A row without a gradient leaves zeros."""
+        program = _programs(self.form, options.structure)[kind]
+        assert program is not None  # or else this would be no lane
+        make = np.empty if self.active is None else np.zeros
+        out = make((len(self.rows), len(SUMS[kind])))
+        workers = threads.count(self.elements)
+        block = self._block(workers)
+        block[CLAIMED], block[OUT] = 0, address_of(out)
+        if index is not None and hyper is not None:
+            block[INDEX], block[HYPER] = address_of(index), address_of(hyper)
+        threads.run(program, address_of(block), workers)
+        return out
+
+    def _block(self, threads: int) -> Ints:
+        """What a launch on so many threads is told of the lane, as `launch.BLOCK` has it.
+
+        A unit is an equal share of consecutive rows, which the memory likes best.
+        """
+        if threads not in self._blocks:
+            n = 1 if threads == 1 else UNITS * threads
+            ends = np.cumsum(self.rows[:, 2])
+            cuts = np.searchsorted(ends, self.elements * np.arange(1, n) / n)
+            first = np.concatenate([[0], cuts, [len(ends)]]).astype(np.int64)
+            tables = {"FIRST": first, "ROWS": self.rows, "POINTERS": self.pointers, "FACTORS": self.factors}
+            self._blocks[threads] = launch.block(BLOCK, tables, UNITS=n, TENSORS=len(self.items)), first
+        return self._blocks[threads][0]
+
+    def _count(self) -> None:
+        if not self.form.counted:
+            self.counts = np.array(self._taken())
+            return
+        counts = [float(item.kept["step"]) for item in self.items]
+        dtype = self.items[0].kept["step"].dtype if max(counts) < states.EXACT else torch.float64
+        vector = torch.tensor(counts, dtype=dtype)
+        self._count_in(vector)
+        self.counts = vector.numpy()
+
+    def _advance(self) -> None:
+        """Count a step of every tensor that has a gradient."""
+        if not self.form.counted:  # all that such a rule asks is whether it is the first
+            self.counts[slice(None) if self.active is None else self.active] = 1
+        elif self.active is None:
+            self.counts += 1
+        else:
+            self.counts[self.active] += 1
 
 
 @cache
@@ -66,42 +148,6 @@ def _programs(form: Form, structure: Structure) -> dict[str, int | None]:
     return {kernel.kind: address(kernel) for kernel in kernels}
 
 
-def _hyper(lane: Lane, updates: Sequence[Update], scales: Sequence[float], options: Options) -> tuple[Ints, Floats]:
-    """The table of hyper-parameters, a row for each (group, step), and which row each tensor takes."""
-    bound, share = options.clip_value or math.inf, 1 - (options.ema or 1.0)
-
-    def row(group: int, t: float) -> list[float]:  # as launch.HYPER names them; they are numbers (Update.numeric)
-        update = updates[group]
-        decay = update.weight_decay
-        coupled, decoupled = (0.0, decay) if update.decoupled else (decay, 0.0)
-        scalars = update.rule.scalars(t, *(update.hyper[name] for name in update.rule.hyper))
-        noise = float(rounding.noise(options.rounding_seed, int(t))) if options.chance else 0.0
-        first = (noise, scales[group], bound)
-        return [*first, update.lr, coupled, decoupled, share, *scalars]  # pyright: ignore[reportReturnType]
-
-    least, most = lane.span
-    if least == most:
-        return lane.group_of, np.array([row(group, least + 1) for group in lane.groups], np.float64)
-    step = lane.counts.astype(np.float64) + 1
-    pairs, index = np.unique(np.stack([lane.groups[lane.group_of], step]), axis=1, return_inverse=True)
-    listed = cast("list[tuple[float, float]]", pairs.T.tolist())
-    return index.reshape(-1), np.array([row(int(group), t) for group, t in listed], np.float64)
-
-
-def _launch(kind: str, lane: Lane, options: Options, index: Ints | None = None, hyper: Floats | None = None) -> Floats:
-    """Run a kernel over a lane. A row without a gradient leaves zeros."""
-    program = _programs(lane.form, options.structure)[kind]
-    assert program is not None  # or else this would be no lane
-    make = np.empty if lane.active is None else np.zeros
-    out = make((len(lane.rows), len(SUMS[kind])))
-    workers = threads.count(lane.elements)
-    block = lane.block(workers)
-    block[CLAIMED], block[OUT] = 0, address_of(out)
-    if index is not None and hyper is not None:
-        block[INDEX], block[HYPER] = address_of(index), address_of(hyper)
-    threads.run(program, address_of(block), workers)
-    return out
-
-
+UNITS = 4  # shares for each thread: a thread that is held up leaves its last ones to the others
 HALVES = set(rounding.HALVES.values())
 CLAIMED, INDEX, HYPER, OUT = (BLOCK.index(name) for name in ("CLAIMED", "INDEX", "HYPER", "OUT"))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from surefoot.engine import cpu, reference
+from surefoot.engine import reference
 from surefoot.engine.gradient import Gradient
 from surefoot.engine.launch import SUMS
 from surefoot.engine.options import Options
@@ -57,7 +57,7 @@ class Engine:
         # where gradients share memory, all must have been read before the first is cleared
         clear = options.zero_grad_in_step and not plan.items and not plan.gradients_overlap()
         launched = options if clear == options.zero_grad_in_step else replace(options, zero_grad_in_step=False)
-        lanes = [cpu.step(lane, updates, scales, launched) for lane in plan.lanes]
+        lanes = [lane.step(updates, scales, launched) for lane in plan.lanes]
         items = [
             reference.step(item, updates[item.group], options, scales[item.group])
             for item in plan.items

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from surefoot.engine import cpu, reference
+from surefoot.engine import reference
 from surefoot.engine.lane import Floats
 from surefoot.engine.launch import SUMS
 from surefoot.engine.options import Norms, Options
@@ -29,7 +29,7 @@ class Gradient:
         self._unscale = unscale
         self._largest = options.largest
         items = [item for item in plan.items if item.p.grad is not None]
-        of_lanes = [cpu.norms(lane, options) for lane in plan.lanes]
+        of_lanes = [lane.norms(options) for lane in plan.lanes]
         of_items = [reference.norm(item.p.grad, self._largest) for item in items if item.p.grad is not None]
         gather = np.maximum if self._largest else np.add
         self.sums = Sums(plan, of_lanes, of_items, len(SUMS["norm"]), gather)

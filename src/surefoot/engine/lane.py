@@ -1,7 +1,8 @@
-"""The tensors that one launch of a compiled kernel takes, and where they lie."""
+"""The tensors that one launch of a compiled kernel takes, and where they lie: what is the same on every device."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import is_
@@ -12,15 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from surefoot.engine import launch, states
-from surefoot.engine.launch import BLOCK
+from surefoot.engine.options import Options
 from surefoot.engine.rounding import HALVES
 from surefoot.engine.scan import scan
-from surefoot.engine.update import Item
+from surefoot.engine.update import Item, Update
 from surefoot.rules.rule import Rule
 
 CHUNK = 16384  # elements of a row: few enough to share a small lane evenly; in a large one up to 4 times as many
-UNITS = 4  # shares for each thread: a thread that is held up leaves its last ones to the others
 STORED = {torch.float32: "float32", torch.float64: "float64", **HALVES}
 PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -32,26 +31,26 @@ Floats = npt.NDArray[np.float64]
 class Form:
     """What the parameters of a lane share.
 
+    device: where they lie
     names: the states that a kernel reads and writes, in the order of the kernel's arguments
     stored: the dtypes of the parameter (and its gradient) and of these
     counted: whether steps are counted
     """
 
+    device: torch.device
     rule: Rule
     names: tuple[str, ...]
     stored: tuple[str, ...]
     counted: bool
 
 
-class Lane:
-    """Parameters on the CPU of one form.
+class Lane(ABC):
+    """Parameters of one form. A device's own kind of lane counts their steps and launches kernels over them.
 
     items: the parameters, with their states and groups
     rows: int64 [rows, 3], the chunks: tensor, first element, number of elements
     first_row: int64 [tensors + 1], the first row of each tensor
     row_groups, group_rows: the groups that have rows, and the first row of each
-    counts: [tensors], the steps that each has taken
-    span: the smallest and the largest of them; valid after `refresh`
     pointers: int64 [2 + names, tensors], as `launch.BLOCK` has them; those of gradients valid after `refresh`
     active: bool [tensors], which have a gradient in this step; None: all
     """
@@ -73,13 +72,14 @@ class Lane:
         self.group_rows = np.flatnonzero(np.diff(row_groups, prepend=-1))  # items come group by group
         self.row_groups = row_groups[self.group_rows]
         self.factors = np.array([(*item.factors, item.number, 1.0) for item in items], np.float64)
-        self._blocks: dict[int, tuple[Ints, Ints]] = {}
         self._kept = [item.kept for item in items]
         self._streams = [self.params, *([kept[name] for kept in self._kept] for name in form.names)]
         self._layout = [_layout(t) for stream in self._streams for t in stream]
         self.pointers: Ints = np.zeros((2 + len(form.names), len(items)), np.int64)
         self.pointers[[0, *range(2, 2 + len(form.names))]] = [[t.data_ptr() for t in s] for s in self._streams]
         self.active: npt.NDArray[np.bool_] | None
+        self._steps: list[Tensor] = []
+        self._counted: list[int] = []
         self._count()
         self._scan = scan(self.params, self.pointers[1])
         if not self.refresh():
@@ -96,9 +96,6 @@ class Lane:
             self.pointers[1] = [0 if grad is None else grad.data_ptr() or 1 for grad in grads]
             missing = grads.count(None)
         self.active = self.pointers[1] != 0 if missing else None
-        self.span = float(np.minimum.reduce(self.counts)), float(np.maximum.reduce(self.counts))
-        if self.form.counted and self.counts.dtype == np.float32 and self.span[1] >= states.EXACT:
-            self._count()
         return True
 
     def same(self) -> bool:
@@ -117,28 +114,20 @@ class Lane:
         """All that `same` is about."""
         return [*(t for stream in self._streams for t in stream), *self._steps]
 
-    def block(self, threads: int) -> Ints:
-        """What a launch on so many threads is told of the lane, as `launch.BLOCK` has it.
+    @abstractmethod
+    def norms(self, options: Options) -> Any:
+        """For each row the sum of squares (or the largest size) of the gradient and the number of bad elements."""
 
-        A unit is an equal share of consecutive rows, which the memory likes best.
+    @abstractmethod
+    def step(self, updates: Sequence[Update], scales: Sequence[float], options: Options) -> Any:
+        """Move the parameters along their gradients, each group's times its scale.
+
+        Returns for each row the sums that `launch.SUMS["update"]` names.
         """
-        if threads not in self._blocks:
-            n = 1 if threads == 1 else UNITS * threads
-            ends = np.cumsum(self.rows[:, 2])
-            cuts = np.searchsorted(ends, self.elements * np.arange(1, n) / n)
-            first = np.concatenate([[0], cuts, [len(ends)]]).astype(np.int64)
-            tables = {"FIRST": first, "ROWS": self.rows, "POINTERS": self.pointers, "FACTORS": self.factors}
-            self._blocks[threads] = launch.block(BLOCK, tables, UNITS=n, TENSORS=len(self.items)), first
-        return self._blocks[threads][0]
 
-    def advance(self) -> None:
-        """Count a step of every tensor that has a gradient."""
-        if not self.form.counted:  # all that such a rule asks is whether it is the first
-            self.counts[slice(None) if self.active is None else self.active] = 1
-        elif self.active is None:
-            self.counts += 1
-        else:
-            self.counts[self.active] += 1
+    @abstractmethod
+    def _count(self) -> None:
+        """Put the step counts into one vector, of which the parameters' states hold views: `_steps`, at `_counted`."""
 
     def moved(self) -> list[Tensor]:
         """The parameters that a step has moved."""
@@ -152,26 +141,21 @@ class Lane:
                 if p.grad.requires_grad:
                     p.grad = p.grad.detach()
 
-    def _count(self) -> None:
-        """Put the step counts into one vector, of which the parameters' states hold views."""
-        self._steps: list[Tensor] = []
-        self._counted: list[int] = []
-        if not self.form.counted:
-            self.counts = np.array([float(not set(item.created) & set(self.form.rule.states)) for item in self.items])
-            return
-        counts = [float(kept["step"]) for kept in self._kept]
-        dtype = self._kept[0]["step"].dtype if max(counts) < states.EXACT else torch.float64
-        vector = torch.tensor(counts, dtype=dtype)
+    def _count_in(self, vector: Tensor) -> None:
+        """Let the parameters' states hold the elements of a vector as their step counts."""
         self._steps = list(vector.unbind())
-        for kept, step in zip(self._kept, self._steps, strict=True):
-            kept["step"] = step
+        for item, step in zip(self.items, self._steps, strict=True):
+            item.kept["step"] = step
         self._counted = [step.data_ptr() for step in self._steps]
-        self.counts = vector.numpy()
+
+    def _taken(self) -> list[float]:
+        """What a rule that does not count asks for each parameter: whether it took a step before, 1 or 0."""
+        return [float(not set(item.created) & set(self.form.rule.states)) for item in self.items]
 
 
 def fits(p: Tensor) -> bool:
-    """Whether a lane can take this parameter: plain, real, on the CPU, without gaps or overlaps in its memory."""
-    plain = type(p) in PLAIN and p.layout == torch.strided and p.device.type == "cpu" and not p.is_neg()
+    """Whether a lane can take this parameter: plain, real, without gaps or overlaps in its memory."""
+    plain = type(p) in PLAIN and p.layout == torch.strided and not p.is_neg()
     return plain and p.dtype in STORED and _dense(p)
 
 
@@ -182,7 +166,7 @@ def alike(t: Tensor, p: Tensor) -> bool:
 
 def beside(t: Tensor, p: Tensor) -> bool:
     """Whether a state t is as plain as p, its elements lie in the same order, and a kernel can compute with both."""
-    mixable = (t.dtype == torch.float64) == (p.dtype == torch.float64)
+    mixable = t.device == p.device and (t.dtype == torch.float64) == (p.dtype == torch.float64)
     return mixable and fits(t) and t.shape == p.shape and _order(t) == _order(p)
 
 

@@ -62,7 +62,7 @@ class Plan:
             chosen = {id(item.p) for item in items}
             taken = _apart(items, form.names, [p for p in self._params if id(p) not in chosen])
             if taken:
-                self.lanes.append(Lane(form, taken))
+                self.lanes.append(cpu.CpuLane(form, taken))
             numbers_taken = {item.number for item in taken}
             self.items.extend(item for item in items if item.number not in numbers_taken)
         self.items.sort(key=lambda item: item.number)
@@ -76,7 +76,7 @@ class Plan:
     def _form(self, item: Item, update: Update, options: Options) -> Form | None:
         """The form of the lane that can take a parameter, whose states are there then; None: no lane can."""
         p, rule, kept = item.p, update.rule, item.kept
-        if not (update.numeric and fits(p) and (p.grad is None or alike(p.grad, p))):
+        if not (p.device.type == "cpu" and update.numeric and fits(p) and (p.grad is None or alike(p.grad, p))):
             return None
         item.created.extend(states.start(rule, update.hyper, p, kept, options))
         names = states.names(rule, p, options)
@@ -85,7 +85,7 @@ class Plan:
         if shared or not all(beside(kept[name], p) for name in names):
             return None
         stored = tuple(STORED[t.dtype] for t in (p, *(kept[name] for name in names)))
-        form = Form(rule, names, stored, states.counted(rule, p, options))
+        form = Form(p.device, rule, names, stored, states.counted(rule, p, options))
         return form if cpu.available(form, options) else None
 
     def fits(self, updates: Sequence[Update], state: State, options: Options) -> bool:
@@ -177,7 +177,7 @@ def _name(updates: Sequence[Update], item: Item) -> str:
 def _apart(items: list[Item], names: Sequence[str], others: Sequence[Tensor]) -> list[Item]:
     """Those that share no memory with another parameter: threads would race for it."""
     tensors = [(i, t) for i, item in enumerate(items) for t in (item.p, *(item.kept[name] for name in names))]
-    tensors += [(-1, p) for p in others if type(p) in PLAIN and p.layout == torch.strided and p.device.type == "cpu"]
+    tensors += [(-1, p) for p in others if type(p) in PLAIN and p.layout == torch.strided]
     shared: set[int] = set()
     furthest, owner = 0, -1
     for start, end, i in sorted((*_span(t), i) for i, t in tensors):
