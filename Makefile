@@ -1,10 +1,11 @@
 # make demo   trains a small network on built-in data      make test      every check, and the tests
 # make bench  prints the benchmarks' tables                make test-all  the slow tests too
+# make test-gpu, make bench-gpu  the same on a machine with a GPU
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all test-gpu lint bench bench-gpu clean
 
 demo: .venv/ready
 	$(BIN)/surefoot train digits-cnn --dir $(RUN)
@@ -14,6 +15,15 @@ test: lint
 
 test-all: lint
 	$(BIN)/pytest -n auto -m ""
+
+# on a machine with a GPU, in an environment with torch's CUDA build: make test-gpu GPU_PYTHON=python3
+GPU_PYTHON ?= $(BIN)/python
+
+test-gpu:
+	PYTHONPATH=src $(GPU_PYTHON) -m pytest tests/engine/test_gpu.py tests/engine/test_gpu_device.py
+
+bench-gpu:
+	PYTHONPATH=src $(GPU_PYTHON) benchmarks/gpu.py
 
 lint: .venv/ready
 	$(BIN)/ruff check

@@ -21,7 +21,8 @@ from typing import Any, cast
 
 from surefoot.engine.launch import Kernel
 
-TEXTS = ("kernels", "launch", "operations", "rounding", "scan", "source", "witness")  # what all kernels are made from
+# what all kernels are made from
+TEXTS = ("element", "kernels", "launch", "operations", "rounding", "scan", "source", "witness")
 
 log = logging.getLogger("surefoot")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from typing import cast
 
@@ -13,15 +12,10 @@ import torch
 
 from surefoot.engine import launch, rounding, states, threads
 from surefoot.engine.cache import address
-from surefoot.engine.lane import Floats, Form, Ints, Lane, per_tensor
-from surefoot.engine.launch import BLOCK, FACTORS, SUMS, Kernel, address_of
+from surefoot.engine.lane import Floats, Form, Ints, Lane, kernels, per_tensor
+from surefoot.engine.launch import BLOCK, FACTORS, SUMS, address_of
 from surefoot.engine.options import Options, Structure
-from surefoot.engine.update import Item, Update
-
-
-def available(form: Form, options: Options) -> bool:
-    """Whether this machine can run the kernels that these options need; compiles them if they are new."""
-    return None not in _programs(form, options.structure).values()
+from surefoot.engine.update import Item, Scales, Update
 
 
 class CpuLane(Lane):
@@ -35,6 +29,14 @@ class CpuLane(Lane):
         self._blocks: dict[int, tuple[Ints, Ints]] = {}
         super().__init__(form, items)
 
+    @staticmethod
+    def available(form: Form, options: Options) -> bool:
+        return None not in _programs(form, options.structure).values()
+
+    @staticmethod
+    def takes(update: Update) -> bool:
+        return update.numeric
+
     def refresh(self) -> bool:
         if not super().refresh():
             return False
@@ -46,7 +48,7 @@ class CpuLane(Lane):
     def norms(self, options: Options) -> Floats:
         return self._launch("largest" if options.largest else "norm", options)
 
-    def step(self, updates: Sequence[Update], scales: Sequence[float], options: Options) -> Floats:
+    def step(self, updates: Sequence[Update], scales: Scales, options: Options) -> Floats:
         index, hyper = self._hyper(updates, scales, options)
         if options.cautious:
             agreed = per_tensor(self.first_row, self._launch("agree", options, index, hyper))[:, 0]
@@ -55,7 +57,7 @@ class CpuLane(Lane):
         self._advance()
         return sums
 
-    def _hyper(self, updates: Sequence[Update], scales: Sequence[float], options: Options) -> tuple[Ints, Floats]:
+    def _hyper(self, updates: Sequence[Update], scales: Scales, options: Options) -> tuple[Ints, Floats]:
         """The table of hyper-parameters, a row for each (group, step), and which row each tensor takes."""
         bound, share = options.clip_value or math.inf, 1 - (options.ema or 1.0)
 
@@ -65,7 +67,7 @@ class CpuLane(Lane):
             coupled, decoupled = (0.0, decay) if update.decoupled else (decay, 0.0)
             scalars = update.rule.scalars(t, *(update.hyper[name] for name in update.rule.hyper))
             noise = float(rounding.noise(options.rounding_seed, int(t))) if options.chance else 0.0
-            first = (noise, scales[group], bound)
+            first = (noise, scales.groups[group], bound)
             return [*first, update.lr, coupled, decoupled, share, *scalars]  # pyright: ignore[reportReturnType]
 
         least, most = self.span
@@ -126,28 +128,9 @@ class CpuLane(Lane):
 
 @cache
 def _programs(form: Form, structure: Structure) -> dict[str, int | None]:
-    """Where the code of each kind of kernel lies that options of this structure need."""
-    bounded, cautious, clearing, chance, norm = structure
-    chance = chance and not HALVES.isdisjoint(form.stored)
-    update = Kernel(
-        "update",
-        form.stored,
-        form.rule,
-        bounded=bounded,
-        cautious=cautious,
-        averaged=states.AVERAGE in form.names,
-        clearing=clearing,
-        mastered=states.MASTER in form.names,
-        chance=chance,
-    )
-    kernels = [update]
-    if cautious:
-        kernels.append(replace(update, kind="agree", cautious=False, clearing=False, chance=False))
-    if norm:
-        kernels.append(Kernel(norm, form.stored[:1]))
-    return {kernel.kind: address(kernel) for kernel in kernels}
+    """Where the code of each kind of kernel lies that options of this structure need; compiled if it is new."""
+    return {kernel.kind: address(kernel) for kernel in kernels(form, structure)}
 
 
 UNITS = 4  # shares for each thread: a thread that is held up leaves its last ones to the others
-HALVES = set(rounding.HALVES.values())
 CLAIMED, INDEX, HYPER, OUT = (BLOCK.index(name) for name in ("CLAIMED", "INDEX", "HYPER", "OUT"))

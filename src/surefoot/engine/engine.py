@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
-from surefoot.engine import reference
+from surefoot.engine import gpu, reference
 from surefoot.engine.gradient import Gradient
 from surefoot.engine.launch import SUMS
 from surefoot.engine.options import Options
 from surefoot.engine.plan import Plan, State
 from surefoot.engine.report import Report
 from surefoot.engine.sums import Sums
-from surefoot.engine.update import Update
+from surefoot.engine.update import Scales, Update
 
 
 class Engine:
@@ -23,47 +24,72 @@ class Engine:
     def __init__(self) -> None:
         self._plan: Plan | None = None
 
-    def step(self, updates: Sequence[Update], state: State, options: Options, loss_scale: float = 1.0) -> Report:
+    def step(
+        self,
+        updates: Sequence[Update],
+        state: State,
+        options: Options,
+        loss_scale: float | Tensor = 1.0,
+        overflow: Tensor | None = None,
+    ) -> Report:
         """Take a step, or skip it and say why.
 
         Args:
             updates: one for each parameter group
             state: what is kept for each parameter; entries are made for those that move
             loss_scale: what the gradients are divided by
+            overflow: if it is not 0, the step is skipped: the loss scaler's `found_inf`
 
         Raises:
-            UserError: where clipping was told to refuse a norm that is not finite; nothing has moved then
+            UserError: where clipping was told to refuse a norm that is not finite, or a CUDA graph is captured that
+                would not hold the whole step; nothing has moved then
         """
         plan, self._plan = self._plan, None  # whatever fails below, nothing relies on the plan any more
         fresh = plan is None or not plan.fits(updates, state, options)
         if plan is None or fresh:
+            gpu.refuse_capture("it is the first, or parameters or states have changed: take a few steps before")
             plan = Plan(updates, state, options, plan)
-        reason = ""
+        late = plan.late(options)
+        if late:  # the scaler will change its tensor before anybody reads the report
+            loss_scale = loss_scale.clone() if isinstance(loss_scale, Tensor) else loss_scale
+        else:
+            gpu.refuse_capture("a clip function, error_if_nonfinite or parameters that no kernel takes need the CPU")
+            loss_scale = float(loss_scale)
+            overflow = overflow if overflow is not None and overflow.item() else None
+        measured = options.measured and (late or overflow is None)
+        gradient = Gradient(plan, len(updates), options, loss_scale) if measured else None
+        report = Report(gradient, len(updates), options.skip_nonfinite, loss_scale, overflow)
         try:
-            gradient = Gradient(plan, len(updates), options, 1 / loss_scale) if options.measured else None
-            if gradient is not None and options.skip_nonfinite:
-                reason = gradient.fault()
-            factors = gradient.factors() if gradient and not reason else [1.0] * len(updates)
+            reason = "" if late else report.reason
+            factors = [1.0] * len(updates) if late or reason else report.clip_factors
         except BaseException:
             plan.undo(state)
             raise
         if reason:
             plan.undo(state)
             self._plan = None if fresh else plan
-            return self.skip(updates, options, reason, gradient)
+            if options.zero_grad_in_step:
+                clear_gradients(updates)
+            return report
 
         signs = [-1.0 if update.maximize else 1.0 for update in updates]
-        scales = [sign * factor / loss_scale for sign, factor in zip(signs, factors, strict=True)]
+        host_scale = 1.0 if isinstance(loss_scale, Tensor) else loss_scale
+        scales = Scales([sign * factor / host_scale for sign, factor in zip(signs, factors, strict=True)])
+        if late:
+            if gradient is not None:
+                scales.found = gpu.found(plan.lanes, gradient.rows, len(updates), options)
+            scales.loss_scale = loss_scale if isinstance(loss_scale, Tensor) else None
+            scales.overflow = overflow
         # where gradients share memory, all must have been read before the first is cleared
         clear = options.zero_grad_in_step and not plan.items and not plan.gradients_overlap()
         launched = options if clear == options.zero_grad_in_step else replace(options, zero_grad_in_step=False)
         lanes = [lane.step(updates, scales, launched) for lane in plan.lanes]
         items = [
-            reference.step(item, updates[item.group], options, scales[item.group])
+            reference.step(item, updates[item.group], options, scales.groups[item.group])
             for item in plan.items
             if item.p.grad is not None
         ]
-        sums = Sums(plan, lanes, items, len(SUMS["update"]))
+        report.sums = Sums(plan, lanes, items, len(SUMS["update"]))
         for lane in plan.lanes:  # autograd must notice that what it may have kept was written over
             torch.autograd.graph.increment_version(lane.moved())
             if clear:
@@ -73,15 +99,7 @@ class Engine:
         if fresh:
             plan.keep()
         self._plan = plan
-        return Report("", factors, sums, gradient, 1 / loss_scale)
-
-    def skip(
-        self, updates: Sequence[Update], options: Options, reason: str, gradient: Gradient | None = None
-    ) -> Report:
-        """Leave everything as it is, but for gradients that the step was to clear: the next ones would add to them."""
-        if options.zero_grad_in_step:
-            clear_gradients(updates)
-        return Report(reason, _gradient=gradient)
+        return report
 
 
 def clear_gradients(updates: Sequence[Update]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
+from torch import Tensor
 
 from surefoot.engine import reference
 from surefoot.engine.lane import Floats
@@ -20,27 +21,43 @@ from surefoot.errors import UserError
 class Gradient:
     """The gradient of all parameters with the loss scale removed, before clipping.
 
-    total: its norm
-    groups: the norm of each parameter group's part
+    rows: what the lanes' `norms` returned. Where that lies on a device, its numbers are waited for when they are read
     """
 
-    def __init__(self, plan: Plan, groups: int, options: Options, unscale: float) -> None:
+    def __init__(self, plan: Plan, groups: int, options: Options, loss_scale: float | Tensor) -> None:
         self._clip = options.clip_norm
-        self._unscale = unscale
+        self._loss_scale = loss_scale
         self._largest = options.largest
+        self._number = groups
         items = [item for item in plan.items if item.p.grad is not None]
-        of_lanes = [lane.norms(options) for lane in plan.lanes]
+        self.rows = [lane.norms(options) for lane in plan.lanes]
+        # no tensor but the results is held: a report may be kept for long
+        self._groups_of_rows = [(lane.row_groups, lane.group_rows) for lane in plan.lanes]
         of_items = [reference.norm(item.p.grad, self._largest) for item in items if item.p.grad is not None]
-        gather = np.maximum if self._largest else np.add
-        self.sums = Sums(plan, of_lanes, of_items, len(SUMS["norm"]), gather)
-        found = [0.0] * groups
-        parts = [(item.group, part) for item, part in zip(items, numbers([norm for norm, _ in of_items]), strict=True)]
-        for lane, rows in zip(plan.lanes, of_lanes, strict=True):
-            parts += zip(lane.row_groups, gather.reduceat(rows[:, 0], lane.group_rows), strict=True)
+        self._of_items = [(item.group, norm) for item, (norm, _) in zip(items, of_items, strict=True)]
+        self._gather = np.maximum if self._largest else np.add
+        self.sums = Sums(plan, self.rows, of_items, len(SUMS["norm"]), self._gather)
+
+    @cached_property
+    def _found(self) -> list[float]:
+        """For each group the sum of squares, or the largest size."""
+        found = [0.0] * self._number
+        parts = list(zip([g for g, _ in self._of_items], numbers([n for _, n in self._of_items]), strict=True))
+        for (groups, first), rows in zip(self._groups_of_rows, self.sums.rows, strict=True):
+            parts += zip(groups, self._gather.reduceat(rows[:, 0], first), strict=True)
         for group, part in parts:
-            found[group] = float(gather(found[group], part))
-        self.groups: list[float] = self._norm(np.array(found)).tolist()
-        self.total = self.groups[0] if groups == 1 else float(self._norm(gather.reduce(found)))
+            found[group] = float(self._gather(found[group], part))
+        return found
+
+    @cached_property
+    def groups(self) -> list[float]:
+        """The norm of each parameter group's part."""
+        return self._norm(np.array(self._found)).tolist()
+
+    @cached_property
+    def total(self) -> float:
+        """The norm."""
+        return self.groups[0] if self._number == 1 else float(self._norm(self._gather.reduce(self._found)))
 
     @cached_property
     def tensors(self) -> dict[str, float]:
@@ -74,7 +91,7 @@ class Gradient:
         return [_factor(clip.max_norm, norm) for norm in norms]
 
     def _norm(self, found: Floats) -> Floats:
-        return (found if self._largest else np.sqrt(found)) * self._unscale
+        return (found if self._largest else np.sqrt(found)) / float(self._loss_scale)
 
 
 def _factor(max_norm: float, norm: float) -> float:

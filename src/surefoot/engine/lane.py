@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from operator import is_
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from surefoot.engine.options import Options
+from surefoot.engine import states
+from surefoot.engine.launch import Kernel
+from surefoot.engine.options import Options, Structure
 from surefoot.engine.rounding import HALVES
 from surefoot.engine.scan import scan
-from surefoot.engine.update import Item, Update
+from surefoot.engine.update import Item, Scales, Update
 from surefoot.rules.rule import Rule
 
 CHUNK = 16384  # elements of a row: few enough to share a small lane evenly; in a large one up to 4 times as many
@@ -114,13 +117,25 @@ class Lane(ABC):
         """All that `same` is about."""
         return [*(t for stream in self._streams for t in stream), *self._steps]
 
+    late: ClassVar[bool] = False  # whether a step can be decided on the device, so that the host need not wait for it
+
+    @staticmethod
+    @abstractmethod
+    def available(form: Form, options: Options) -> bool:
+        """Whether this machine can run the kernels that these options need."""
+
+    @staticmethod
+    @abstractmethod
+    def takes(update: Update) -> bool:
+        """Whether such a lane can compute with a group's hyper-parameters."""
+
     @abstractmethod
     def norms(self, options: Options) -> Any:
         """For each row the sum of squares (or the largest size) of the gradient and the number of bad elements."""
 
     @abstractmethod
-    def step(self, updates: Sequence[Update], scales: Sequence[float], options: Options) -> Any:
-        """Move the parameters along their gradients, each group's times its scale.
+    def step(self, updates: Sequence[Update], scales: Scales, options: Options) -> Any:
+        """Move the parameters along their scaled gradients.
 
         Returns for each row the sums that `launch.SUMS["update"]` names.
         """
@@ -151,6 +166,29 @@ class Lane(ABC):
     def _taken(self) -> list[float]:
         """What a rule that does not count asks for each parameter: whether it took a step before, 1 or 0."""
         return [float(not set(item.created) & set(self.form.rule.states)) for item in self.items]
+
+
+@cache
+def kernels(form: Form, structure: Structure) -> Sequence[Kernel]:
+    """The kernels that options of this structure need."""
+    bounded, cautious, clearing, chance, norm = structure
+    update = Kernel(
+        "update",
+        form.stored,
+        form.rule,
+        bounded=bounded,
+        cautious=cautious,
+        averaged=states.AVERAGE in form.names,
+        clearing=clearing,
+        mastered=states.MASTER in form.names,
+        chance=chance and not set(HALVES.values()).isdisjoint(form.stored),
+    )
+    found = [update]
+    if cautious:
+        found.append(replace(update, kind="agree", cautious=False, clearing=False, chance=False))
+    if norm:
+        found.append(Kernel(norm, form.stored[:1]))
+    return found
 
 
 def fits(p: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""What a CPU kernel is, and the tables that a launch hands it: known to `cpu.py`, which launches, and `kernels.py`."""
+"""What a compiled kernel is, and the tables that a launch hands it: known to who launches and to who compiles."""
 
 from __future__ import annotations
 

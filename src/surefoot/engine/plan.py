@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.engine import cpu, states
+from surefoot.engine import gpu, states
+from surefoot.engine.cpu import CpuLane
 from surefoot.engine.lane import PLAIN, STORED, Form, Lane, alike, beside, fits
 from surefoot.engine.options import Options
 from surefoot.engine.update import Item, Update
@@ -61,8 +62,9 @@ class Plan:
         for form, items in members.items():
             chosen = {id(item.p) for item in items}
             taken = _apart(items, form.names, [p for p in self._params if id(p) not in chosen])
-            if taken:
-                self.lanes.append(cpu.CpuLane(form, taken))
+            kind = _kind(form.device)
+            if taken and kind is not None:
+                self.lanes.append(kind(form, taken))
             numbers_taken = {item.number for item in taken}
             self.items.extend(item for item in items if item.number not in numbers_taken)
         self.items.sort(key=lambda item: item.number)
@@ -76,17 +78,18 @@ class Plan:
     def _form(self, item: Item, update: Update, options: Options) -> Form | None:
         """The form of the lane that can take a parameter, whose states are there then; None: no lane can."""
         p, rule, kept = item.p, update.rule, item.kept
-        if not (p.device.type == "cpu" and update.numeric and fits(p) and (p.grad is None or alike(p.grad, p))):
+        kind = _kind(p.device)
+        if kind is None or not (kind.takes(update) and fits(p) and (p.grad is None or alike(p.grad, p))):
             return None
         item.created.extend(states.start(rule, update.hyper, p, kept, options))
         names = states.names(rule, p, options)
         # a lane keeps a count of its own, and other processes would see a shared one no more
-        shared = "step" in kept and kept["step"].is_shared()
+        shared = "step" in kept and kept["step"].device.type == "cpu" and kept["step"].is_shared()
         if shared or not all(beside(kept[name], p) for name in names):
             return None
         stored = tuple(STORED[t.dtype] for t in (p, *(kept[name] for name in names)))
         form = Form(p.device, rule, names, stored, states.counted(rule, p, options))
-        return form if cpu.available(form, options) else None
+        return form if kind.available(form, options) else None
 
     def fits(self, updates: Sequence[Update], state: State, options: Options) -> bool:
         """Whether the plan holds for this step; makes it ready for it if it does."""
@@ -125,6 +128,13 @@ class Plan:
             self._witness = witness(tensors, [state, *state.values()], self._groups)
         return same
 
+    def late(self, options: Options) -> bool:
+        """Whether a step can be decided where the parameters are: the host need not know what becomes of it."""
+        clip = options.clip_norm
+        asked = clip is not None and (callable(clip.max_norm) or clip.error_if_nonfinite)
+        alone = all(lane.late for lane in self.lanes) and all(item.p.grad is None for item in self.items)
+        return bool(self.lanes) and alone and not asked
+
     def gradients_overlap(self) -> bool:
         """Whether gradients in the lanes share memory."""
         starts = np.concatenate([lane.pointers[1] for lane in self.lanes]) if self.lanes else np.zeros(0, np.int64)
@@ -154,6 +164,13 @@ class Plan:
     def planned(self) -> Iterator[Item]:
         """All parameters that have a place."""
         return chain(*(lane.items for lane in self.lanes), self.items)
+
+
+def _kind(device: torch.device) -> type[Lane] | None:
+    """What runs parameters on a device."""
+    if device.type in gpu.DEVICES:
+        return gpu.GpuLane
+    return CpuLane if device.type == "cpu" else None
 
 
 def _params(updates: Sequence[Update]) -> Iterator[Tensor]:

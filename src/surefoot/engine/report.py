@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from torch import Tensor
 
 from surefoot.engine.gradient import Gradient
 from surefoot.engine.lane import Floats
@@ -15,15 +15,11 @@ from surefoot.engine.launch import SUMS
 from surefoot.engine.sums import Sums
 
 
-@dataclass(frozen=True)
 class Report:
-    """The last step of an optimizer: `optimizer.last`. Its numbers are worked out when they are read.
+    """The last step of an optimizer: `optimizer.last`. Its numbers are worked out, and waited for, when they are read.
 
     Norms are of the gradient with the loss scale removed and before clipping. Parameters go by their names, or by
     `group 0, parameter 3` where they have none; those that had no gradient are left out.
-
-    reason: why nothing moved; "" if the step was taken
-    clip_factors: for each parameter group, what its gradients were multiplied by
 
     >>> import torch, surefoot as sf
     >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
@@ -33,11 +29,34 @@ class Report:
     (2.0, 0.5, {'w': 0.0199...})
     """
 
-    reason: str = ""
-    clip_factors: Sequence[float] = ()
-    _sums: Sums | None = field(default=None, repr=False)
-    _gradient: Gradient | None = field(default=None, repr=False)  # where it was measured before the step
-    _unscale: float = field(default=1.0, repr=False)
+    def __init__(
+        self,
+        gradient: Gradient | None,
+        groups: int,
+        skip_nonfinite: bool,
+        loss_scale: float | Tensor,
+        overflow: Tensor | None,
+    ) -> None:
+        self.sums: Sums | None = None  # of a step that was taken
+        self._gradient = gradient  # where it was measured before the step
+        self._groups, self._skip, self._loss_scale, self._overflow = groups, skip_nonfinite, loss_scale, overflow
+
+    def __repr__(self) -> str:
+        return f"Report(reason={self.reason!r}, clip_factors={self.clip_factors!r})"
+
+    @cached_property
+    def reason(self) -> str:
+        """Why nothing moved; "" if the step was taken."""
+        if self._overflow is not None and self._overflow.item():
+            return "the loss scaler found an infinity or a NaN"
+        return self._gradient.fault() if self._gradient is not None and self._skip else ""
+
+    @cached_property
+    def clip_factors(self) -> Sequence[float]:
+        """For each parameter group, what its gradients were multiplied by; () where nothing moved."""
+        if self.reason:
+            return ()
+        return self._gradient.factors() if self._gradient is not None else [1.0] * self._groups
 
     @property
     def skipped(self) -> bool:
@@ -57,14 +76,16 @@ class Report:
         """The norm of the whole gradient; NaN where none was read."""
         if self._gradient is not None:
             return self._gradient.total
-        return math.sqrt(self._column("grad2").sum()) * self._unscale if self._sums is not None else math.nan
+        if self._taken is None:
+            return math.nan
+        return math.sqrt(self._column("grad2").sum()) / float(self._loss_scale)
 
     @cached_property
     def grad_norms(self) -> dict[str, float]:
         """The norm of each parameter's gradient."""
         if self._gradient is not None:
             return self._gradient.tensors
-        return self._named(np.sqrt(self._column("grad2")) * self._unscale)
+        return self._named(np.sqrt(self._column("grad2")) / float(self._loss_scale))
 
     @cached_property
     def update_ratio(self) -> dict[str, float]:
@@ -79,9 +100,14 @@ class Report:
             cosines = self._column("dot") / np.sqrt(self._column("grad2")) / np.sqrt(self._column("momentum2"))
         return {name: cosine for name, cosine in self._named(cosines).items() if not math.isnan(cosine)}
 
+    @property
+    def _taken(self) -> Sums | None:
+        """The sums of the second pass, if the step was taken."""
+        return None if self.reason else self.sums
+
     def _column(self, name: str) -> Floats:
         """A sum of the second pass; of nothing where it was not run."""
-        return np.empty(0) if self._sums is None else self._sums.table[:, SUMS["update"].index(name)]
+        return np.empty(0) if self._taken is None else self._taken.table[:, SUMS["update"].index(name)]
 
     def _named(self, values: Floats) -> dict[str, float]:
-        return {} if self._sums is None else dict(zip(self._sums.names, values.tolist(), strict=True))
+        return {} if self._taken is None else dict(zip(self._taken.names, values.tolist(), strict=True))

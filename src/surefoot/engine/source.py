@@ -11,9 +11,9 @@ number of threads. What the text names is in `operations`.
 
 from __future__ import annotations
 
-import inspect
 from textwrap import indent
 
+from surefoot.engine.element import Memory, direction, keys, momentum, move, scalars
 from surefoot.engine.launch import FACTORS, HYPER, SUMS, Kernel
 from surefoot.rules.rule import Rule
 
@@ -46,15 +46,6 @@ if not abs(total) < infinite64:  # the sum tells that all are finite; where it i
         bad += zero64 if abs({g}) < infinite else one64
 """
 
-RULE = """
-    x, raw = {x}, {g}
-    {master}
-    grad = raw * scale
-    {bound}
-    grad += coupled * x if coupled != zero else zero  # a decay of zero must not make 0 * inf
-    {results} = direction(grad, x, {states}{scalars})
-"""
-
 AGREE = """
 for i in range(count):
 {rule}
@@ -68,11 +59,8 @@ for base in range(0, count, block_size):
     end = min(base + block_size, count)
     g2, u2, p2, m2, gm = zero, zero, zero, zero, zero
     for i in range(base, end):
-    {rule}
-        {cautious}
-        update = lr * (d + (decoupled * x if decoupled != zero else zero))
-        new = x - update
-        {write}
+{rule}
+{move}
         g2 += raw * raw
         u2 += update * update
         p2 += x * x
@@ -98,73 +86,34 @@ DOUBLES = {"lr": "lr_factor", "coupled": "decay_factor", "decoupled": "decay_fac
 def source(kernel: Kernel) -> str:
     """The text of a kernel."""
     memory, sums = Memory(kernel), SUMS[kernel.kind]
-    load = memory.pointers()
+    load = _pointers(memory)
     if kernel.rule is None:
         gather = "total += x * x" if kernel.kind == "norm" else "total = max_or_nan(total, abs(x))"
         loop = NORM.format(gather=gather, g=memory.read("g"))
     else:
         load += _numbers(kernel, kernel.rule, memory)
         load += [f"{name} = {'zero' if name == 'agreed' else 'zero64'}" for name in sums]
-        step = _step(kernel, kernel.rule, memory)
-        loop = AGREE.format(rule=step) if kernel.kind == "agree" else _update(kernel, kernel.rule, memory, step)
+        if kernel.kind == "agree":
+            loop = AGREE.format(rule=indent(direction(kernel, kernel.rule, memory), "    "))
+        else:
+            loop = _update(kernel, kernel.rule, memory)
     store = [f"out[{len(sums)} * row + {i}] = {name}" for i, name in enumerate(sums)]
     parts = {"load": "\n".join(load), "loop": loop, "store": "\n".join(store)}
     return KERNEL.format(**{name: indent(part, 12 * " ") for name, part in parts.items()})
 
 
-class Memory:
-    """The arrays of a parameter in a kernel's text: p, g, its states s0, s1 ..., average, master.
-
-    states: the names of the states
-    """
-
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
-        self.states = [f"s{i}" for i in range(len(kernel.rule.states))] if kernel.rule else []
-        flags = {"average": kernel.averaged, "master": kernel.mastered}
-        kept = ["p", *self.states, *(name for name, there in flags.items() if there)]
-        self._stored = dict(zip(kept, kernel.stored, strict=True)) | {"g": kernel.stored[0]}
-        # in the order of launch.BLOCK's POINTERS; a norm looks at gradients only
-        self._streams = ["p", "g", *kept[1:]] if kernel.rule else ["", "g"]
-
-    def pointers(self) -> list[str]:
-        """Where a row's elements begin."""
-        lines: list[str] = []
-        for i, name in enumerate(self._streams):
-            if name:
-                pointers, size = POINTERS[self._stored[name]]
-                lines += [f"{name} = {pointers}(pointers[{i} * tensors + tensor] + {size} * start)"]
-        return lines
-
-    def full(self, name: str) -> bool:
-        """Whether an array is stored as it is computed with."""
-        return self._stored[name] == self._kernel.precision
-
-    def read(self, name: str) -> str:
-        """An element."""
-        return f"{name}[i]" if self.full(name) else f"wide_{self._stored[name]}({name}[i])"
-
-    def write(self, name: str, value: str) -> str:
-        """Its assignment."""
-        if self.full(name):
-            return f"{name}[i] = {value}"
-        if self._kernel.chance and not self._kernel.mastered:
-            return f"{name}[i] = chance_{self._stored[name]}({value}, bits(key_{name}, start + i))"
-        return f"{name}[i] = {self.nearest(name, value)}"
-
-    def nearest(self, name: str, value: str) -> str:
-        """A value rounded to what an array in half precision can hold."""
-        return f"nearest_{self._stored[name]}({value})"
-
-
-def _scalars(rule: Rule, memory: Memory) -> list[str]:
-    """Names for what the rule's `scalars` returned."""
-    return [f"c{i}" for i in range(len(inspect.signature(rule.direction).parameters) - 2 - len(memory.states))]
+def _pointers(memory: Memory) -> list[str]:
+    """Where a row's elements begin."""
+    lines: list[str] = []
+    for i, name in memory.streams.items():
+        pointers, size = POINTERS[memory.stored[name]]
+        lines += [f"{name} = {pointers}(pointers[{i} * tensors + tensor] + {size} * start)"]
+    return lines
 
 
 def _numbers(kernel: Kernel, rule: Rule, memory: Memory) -> list[str]:
     """The row's hyper-parameters."""
-    columns = [*HYPER, *_scalars(rule, memory)]
+    columns = [*HYPER, *scalars(rule)]
     lines = [f"h = {len(columns)} * index[tensor]"]
     lines += [f"{name} = factors[{len(FACTORS)} * tensor + {i}]" for i, name in enumerate(FACTORS)]
     for i, name in enumerate(columns):
@@ -173,42 +122,19 @@ def _numbers(kernel: Kernel, rule: Rule, memory: Memory) -> list[str]:
         else:
             factor = f" * {DOUBLES[name]}" if name in DOUBLES else ""
             lines += [f"{name} = real(hyper[h + {i}]{factor})"]
-    lines += ["rescale = real(rescale)"]
-    if kernel.chance:
-        lines += [f"key_{name} = key(noise, whole(number), {i})" for i, name in enumerate(("p", *memory.states))]
+    lines += ["rescale = real(rescale)", *keys(kernel, memory)]
     if kernel.clearing:  # a zero that the compiler does not know for one: it would call memset
         lines += [f"nothing = {'real' if memory.full('g') else 'short'}(tensors >> 62)"]
     return lines
 
 
-def _step(kernel: Kernel, rule: Rule, memory: Memory) -> str:
-    """An element's direction and new states."""
-    # a parameter that is not its master copy rounded was written by somebody else
-    master = f"x = master[i] if {memory.nearest('p', 'master[i]')} == p[i] else x" if kernel.mastered else ""
-    return RULE.format(
-        x=memory.read("p"),
-        g=memory.read("g"),
-        master=master,
-        bound="grad = minimum(maximum(grad, -bound), bound)" if kernel.bounded else "",
-        results=", ".join(["d", *(f"new_{name}" for name in memory.states)]) if memory.states else "(d,)",
-        states="".join(f"{memory.read(name)}, " for name in memory.states),
-        scalars=", ".join(_scalars(rule, memory)),
-    )
-
-
-def _update(kernel: Kernel, rule: Rule, memory: Memory, step: str) -> str:
-    """The loop that writes them, and adds up."""
-    written = [memory.write("p", "new"), *(memory.write(name, f"new_{name}") for name in memory.states)]
-    if kernel.mastered:
-        written += ["master[i] = new"]
-    if kernel.averaged:  # of the parameter as it is stored
-        written += [f"average[i] += share * ({'new' if kernel.mastered else memory.read('p')} - average[i])"]
-    m = memory.states[rule.states.index(rule.momentum)] if rule.momentum else ""
+def _update(kernel: Kernel, rule: Rule, memory: Memory) -> str:
+    """The loop that moves the elements, and adds up."""
+    m = momentum(rule, memory)
     return UPDATE.format(
-        rule=indent(step, "    "),
+        rule=indent(direction(kernel, rule, memory), 8 * " "),
+        move=indent(move(kernel, memory), 8 * " "),
         g=memory.read("g"),
-        cautious="d = d * rescale if d * grad > zero else zero" if kernel.cautious else "",
-        write="; ".join(written),
         momentum=f"m2 += new_{m} * new_{m}; gm += new_{m} * raw" if m else "",
         momentum64=f"m64 = wide({memory.read(m)}); momentum2 += m64 * m64; dot += m64 * raw64" if m else "",
         safe="m2 > least and m2 < most" if m else "True",

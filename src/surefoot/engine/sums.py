@@ -17,7 +17,7 @@ from surefoot.engine.plan import Plan
 class Sums:
     """Sums for each parameter that had a gradient, worked out when they are read.
 
-    lanes: for each lane of the plan what its launch left, [rows, width]
+    lanes: for each lane of the plan what its launch left, [rows, width], perhaps on a device
     items: for each of the plan's items with a gradient as many 0-d tensors, or none
     gather: how a tensor's chunks make up the tensor
     """
@@ -25,7 +25,7 @@ class Sums:
     def __init__(
         self,
         plan: Plan,
-        lanes: Sequence[Floats],
+        lanes: Sequence[Floats | Tensor],
         items: Sequence[Sequence[Tensor]],
         width: int,
         gather: np.ufunc = np.add,
@@ -35,6 +35,11 @@ class Sums:
         self._items, self._width, self._gather = items, width, gather
         self._planned = plan.names
         self._active = [item.p.grad is not None for item in plan.items]
+
+    @cached_property
+    def rows(self) -> list[Floats]:
+        """What each lane's launch left."""
+        return [rows.cpu().numpy() if isinstance(rows, Tensor) else rows for *_, rows in self._lanes]
 
     @cached_property
     def names(self) -> list[str]:
@@ -47,7 +52,7 @@ class Sums:
     def table(self) -> Floats:
         """The sums, [parameters, k]."""
         parts = [np.empty((0, self._width))]
-        for first_row, mask, rows in self._lanes:
+        for (first_row, mask, _), rows in zip(self._lanes, self.rows, strict=True):
             totals = per_tensor(first_row, rows, self._gather)
             parts.append(totals if mask is None else totals[mask])
         known = iter(numbers([value for item in self._items for value in item]))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from surefoot.rules.rule import Rule
@@ -49,6 +50,23 @@ class Update:
         """Whether all hyper-parameters are plain numbers and autograd is out of it, as compiled backends need."""
         values = (self.lr, self.weight_decay, *self.hyper.values())
         return not self.differentiable and not any(isinstance(value, Tensor) for value in values)
+
+
+@dataclass
+class Scales:
+    """What gradients are multiplied by in a step.
+
+    groups: for each group, as far as the host knows
+    found: on each device the sums that the norm, and so the clip factor, comes from, [., groups, 2]; None: the host
+        knows all
+    loss_scale: what gradients are divided by, besides
+    overflow: if it is not 0, nothing moves
+    """
+
+    groups: Sequence[float]
+    found: Mapping[torch.device, Tensor] | None = None
+    loss_scale: Tensor | None = None
+    overflow: Tensor | None = None
 
 
 @dataclass(frozen=True)

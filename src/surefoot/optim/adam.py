@@ -30,9 +30,9 @@ class Adam(Optimizer):
         eps: keeps the quotient finite where gradients vanish
         weight_decay: L2 penalty, added to the gradient (see AdamW for the decoupled one)
         amsgrad: never let the denominator shrink
-        foreach, fused: accepted for torch.optim's sake; they change nothing here
+        foreach, fused, capturable: accepted for torch.optim's sake; they change nothing here. A step on a GPU can
+            always be captured in a CUDA graph, once a few have been taken
         maximize: go up the gradient
-        capturable: refused, CUDA graphs are not supported yet
         differentiable: let autograd record the step
         engine: the engine's options, off by default (`sf.optim.Options`)
         decoupled_weight_decay: decay as AdamW does

@@ -151,10 +151,7 @@ class Optimizer(torch.optim.Optimizer):
         scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             updates = [self._update(group) for group in self.param_groups]
-            if overflow is not None and float(overflow):
-                self.last = self._engine.skip(updates, self.options, "the loss scaler found an infinity or a NaN")
-            else:
-                self.last = self._engine.step(updates, self.state, self.options, 1.0 if scale is None else float(scale))
+            self.last = self._engine.step(updates, self.state, self.options, 1.0 if scale is None else scale, overflow)
         return loss
 
     @contextmanager
@@ -287,8 +284,6 @@ class Optimizer(torch.optim.Optimizer):
         for name in FLAGS & group.keys():
             if not (isinstance(group[name], bool) or (name in ("foreach", "fused") and group[name] is None)):
                 raise self._refusal(name, group[name], "it must be True or False")
-        if group.get("capturable"):
-            raise self._refusal("capturable", True, "CUDA graphs are not supported yet, leave it False")
 
     def _refusal(self, name: str, value: object, why: str) -> UserError:
         return UserError(f"{type(self).__name__}: {name}={value!r}: {why}")

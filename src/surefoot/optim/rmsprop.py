@@ -32,8 +32,8 @@ class RMSprop(Optimizer):
         weight_decay: L2 penalty, added to the gradient
         momentum: share of the buffer kept from step to step; 0 keeps none
         centered: divide by the standard deviation instead of the root mean square
-        capturable: refused, CUDA graphs are not supported yet
-        foreach: accepted for torch.optim's sake; it changes nothing here
+        capturable, foreach: accepted for torch.optim's sake; they change nothing here. A step on a GPU can always be
+            captured in a CUDA graph, once a few have been taken
         maximize: go up the gradient
         differentiable: let autograd record the step
         engine: the engine's options, off by default (`sf.optim.Options`)

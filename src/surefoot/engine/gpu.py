@@ -1,0 +1,244 @@
+"""The GPU backend: lanes through Triton's kernels. A step waits for nothing.
+
+All that a step depends on stays on the device: step counts, hyper-parameters, the norm, the clip factor, and whether
+the step is skipped. The host sends what has changed since the last step (rates, addresses of gradients), and reads when
+the user does. So a step can be captured in a CUDA graph as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from subprocess import SubprocessError
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from surefoot.engine import rounding
+from surefoot.engine.lane import Form, Lane, kernels
+from surefoot.engine.launch import SUMS
+from surefoot.engine.options import Options
+from surefoot.engine.update import Item, Scales, Update
+from surefoot.errors import UserError
+from surefoot.rules.rule import Rule
+
+DEVICES = ["cuda"]  # kinds of device; tests add the CPU, which Triton's interpreter runs on
+WARPS = 4
+
+log = logging.getLogger("surefoot")
+Array: TypeAlias = "npt.NDArray[np.int64] | npt.NDArray[np.float64]"
+
+
+class GpuLane(Lane):
+    """Parameters in a GPU's memory."""
+
+    late = True
+
+    def __init__(self, form: Form, items: Sequence[Item]) -> None:
+        super().__init__(form, items)
+        self._groups_of = sent(self.groups[self.group_of], form.device)
+        self._rows, self._factors = sent(self.rows, form.device), sent(self.factors, form.device)
+        self._sizes, self._first_row = sent(self.sizes, form.device), sent(self.first_row, form.device)
+        self._first_rows: dict[int, Tensor] = {}
+        self._given, self._pointers = Table(form.device), Table(form.device)
+
+    @staticmethod
+    def available(form: Form, options: Options) -> bool:
+        return works(form.device) and _has_text(form.rule)
+
+    @staticmethod
+    def takes(update: Update) -> bool:
+        return not update.differentiable
+
+    def norms(self, options: Options) -> Tensor:
+        return self._launch("largest" if options.largest else "norm", options)
+
+    def gather(self, rows: Tensor, groups: int, options: Options) -> Tensor:
+        """What `norms` returned put together for each group of the optimizer, [groups, 2]."""
+        if groups not in self._first_rows:
+            first = np.searchsorted(self.groups[self.group_of][self.rows[:, 0]], np.arange(groups + 1))
+            self._first_rows[groups] = sent(first, self.form.device)
+        return self._gather(rows, self._first_rows[groups], options.largest)
+
+    def step(self, updates: Sequence[Update], scales: Scales, options: Options) -> Tensor:
+        from surefoot.engine.gpu_kernels import prepare
+        from surefoot.engine.gpu_source import TENSORS, row_columns
+
+        n, device, clip = len(self.items), self.form.device, options.clip_norm
+        skips = options.skip_nonfinite and scales.found is not None
+        clipped = "" if clip is None or scales.found is None else "each" if clip.per_group else "whole"
+        given = self._told(updates, scales, options)
+        found = given[None] if scales.found is None else scales.found[device]
+        scale, overflow = (
+            _constant(device, number) if value is None else value.to(device, non_blocking=True)
+            for number, value in ((1.0, scales.loss_scale), (0.0, scales.overflow))
+        )
+        hyper = given.new_empty((n, len(row_columns(self.form.rule))))
+        tables = given, self._groups_of, self._factors, self._addresses(), n, self._vector
+        measured = found, len(found), len(updates), scale, overflow
+        with _on(device):
+            prepare(self.form.rule)[(-(-n // TENSORS),)](
+                *tables, *measured, hyper,
+                COUNTED=self.form.counted, CLIP=clipped, LARGEST=options.largest, SKIP=skips,
+            )  # fmt: skip
+        if options.cautious:
+            agreed = self._gather(self._launch("agree", options, hyper), self._first_row, False)[:, 0]
+            hyper[:, row_columns(self.form.rule).index("rescale")] = self._sizes / (agreed + 1)
+        return self._launch("update", options, hyper)
+
+    def _told(self, updates: Sequence[Update], scales: Scales, options: Options) -> Tensor:
+        """What the host knows of each group, as `gpu_source.GIVEN` has it, and the rule's hyper-parameters."""
+        seed = rounding.mix(options.rounding_seed & rounding.MASK)
+        most = options.clip_norm.max_norm if options.clip_norm and scales.found is not None else math.inf
+        bound, share = options.clip_value or math.inf, 1 - (options.ema or 1.0)
+        rows: list[list[Any]] = []
+        for group, update in enumerate(updates):
+            decay = update.weight_decay
+            coupled, decoupled = (0.0, decay) if update.decoupled else (decay, 0.0)
+            first = [seed, scales.groups[group], bound, update.lr, coupled, decoupled, share, most]
+            # the hyper-parameters of groups with another rule are not looked at
+            rows.append([*first, *(update.hyper.get(name, 0.0) for name in self.form.rule.hyper)])
+        late = [(i, k) for i, row in enumerate(rows) for k, value in enumerate(row) if isinstance(value, Tensor)]
+        known = [[0.0 if isinstance(value, Tensor) else value for value in row] for row in rows]
+        table = self._given.put(np.array(known, np.float64))
+        for i, k in late:
+            table[i, k].copy_(rows[i][k], non_blocking=True)
+        return table
+
+    def _addresses(self) -> Tensor:
+        return self._pointers.put(self.pointers)
+
+    def _launch(self, kind: str, options: Options, hyper: Tensor | None = None) -> Tensor:
+        """Run a kernel over the rows. A row without a gradient leaves zeros."""
+        from surefoot.engine import gpu_kernels
+
+        out = self._factors.new_empty((len(self.rows), len(SUMS[kind])))
+        if len(self.rows):
+            kernel = next(each for each in kernels(self.form, options.structure) if each.kind == kind)
+            hyper = self._factors if hyper is None else hyper
+            arguments = self._rows, self._addresses(), len(self.items), hyper, out
+            with _on(self.form.device):
+                gpu_kernels.rows(kernel)[(len(self.rows),)](*arguments, num_warps=WARPS)
+        return out
+
+    def _gather(self, rows: Tensor, first: Tensor, largest: bool) -> Tensor:
+        from surefoot.engine.gpu_kernels import others
+
+        found = rows.new_zeros((len(first) - 1, rows.shape[1]))
+        if len(found):
+            with _on(self.form.device):
+                others()["gather"][(len(found),)](rows, first, found, WIDTH=rows.shape[1], LARGEST=largest)
+        return found
+
+    def _count(self) -> None:
+        if not self.form.counted:
+            self._vector = sent(np.array(self._taken()), self.form.device)
+            return
+        steps = [item.kept["step"] for item in self.items]
+        if all(step.device.type == "cpu" for step in steps):
+            self._vector = sent(np.array([float(step) for step in steps]), self.form.device)
+        else:
+            self._vector = torch.stack([step.to(self.form.device, torch.float64) for step in steps])
+        self._count_in(self._vector)
+
+
+class Table:
+    """Numbers of the host's on a device: sent when they have changed, without waiting.
+
+    A captured step has tables of its own, which each replay fills with what was known when it was captured: steps in
+    between may have other numbers.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._known: Array | None = None
+        self._sent = torch.empty(0)
+
+    def put(self, values: Array) -> Tensor:
+        """The numbers on the device."""
+        if capturing():
+            return place(values, self._device)
+        if self._known is None or not np.array_equal(self._known, values):
+            self._known = cast(Array, values.copy())
+            self._sent = sent(self._known, self._device)
+        return self._sent
+
+
+def sent(values: Array, device: torch.device) -> Tensor:
+    """An array on a device. CUDA takes a copy of it before it returns, so that nobody has to wait for the transfer."""
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device, non_blocking=True)  # pyright: ignore
+
+
+def place(values: Array, device: torch.device) -> Tensor:
+    """The same as arguments of kernels, which a CUDA graph keeps."""
+    from surefoot.engine.gpu_kernels import others
+    from surefoot.engine.gpu_source import PLACED
+
+    words: list[int] = np.ascontiguousarray(values).reshape(-1).view(np.int64).tolist()
+    table = torch.empty(-(-len(words) // PLACED) * PLACED, dtype=torch.int64, device=device)
+    with _on(device):
+        for start in range(0, len(words), PLACED):
+            some = words[start : start + PLACED]
+            others()["place"][(1,)](table[start:], *some, *[0] * (PLACED - len(some)))
+    kind = torch.float64 if values.dtype == np.float64 else torch.int64
+    return table[: len(words)].view(kind).reshape(values.shape)
+
+
+def found(
+    lanes: Sequence[Lane], rows: Sequence[Tensor], groups: int, options: Options
+) -> Mapping[torch.device, Tensor]:
+    """What the lanes' `norms` returned put together, on each of their devices [lanes, groups, 2]."""
+    parts = [
+        lane.gather(each, groups, options) for lane, each in zip(lanes, rows, strict=True) if isinstance(lane, GpuLane)
+    ]
+    devices = {part.device for part in parts}
+    return {device: torch.stack([part.to(device, non_blocking=True) for part in parts]) for device in devices}
+
+
+def capturing() -> bool:
+    """Whether a CUDA graph is being captured."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+def refuse_capture(why: str) -> None:
+    """Raise a UserError if a CUDA graph is being captured, which cannot hold the step."""
+    if capturing():
+        raise UserError(f"this step cannot be captured in a CUDA graph: {why}")
+
+
+@cache
+def works(device: torch.device) -> bool:
+    """Whether Triton runs there, tried out; where it does not, that is logged."""
+    try:
+        values = np.arange(3, dtype=np.int64)
+        return place(values, device).tolist() == values.tolist()
+    except (ImportError, OSError, RuntimeError, SubprocessError) as error:  # no Triton, or no C compiler for it
+        log.warning(f"optimizers on {device} run as torch operations, slower than compiled: {error}")
+        return False
+
+
+@cache
+def _has_text(rule: Rule) -> bool:
+    """Whether the text of a rule can be read: one typed into an interpreter has none."""
+    from surefoot.engine.gpu_source import prepare, rule_text
+
+    try:
+        return bool(prepare(rule) and rule_text(rule.direction, "direction", "Div", "divide"))
+    except (OSError, TypeError):
+        log.warning(f"{rule.name} runs as torch operations on GPUs, slower than compiled: it has no source file")
+        return False
+
+
+@cache
+def _constant(device: torch.device, number: float) -> Tensor:
+    return torch.full((), number, device=device)
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
