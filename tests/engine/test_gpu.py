@@ -40,7 +40,7 @@ OPTIONS = {
         "rounding": "stochastic", "master_weights": True, "state_dtype": "fp32",
     },
 }  # fmt: skip
-SHAPES = [(210, 3), (5,), (), (0,), (4, 3, 2, 2), (512,)]
+SHAPES = [(190, 3), (5,), (0,), (), (4, 3, 2, 2)]
 
 
 class Sides:
@@ -105,22 +105,23 @@ def same(a: Tensor, b: Tensor, what: str, near: float) -> None:
 @pytest.mark.parametrize("case", ALL, ids=IDS)
 def test_every_optimizer(case):
     sides = Sides(case[0], case[1], torch.float32)
-    for seed in range(3):
+    for seed in range(2):
         sides.give(seed)
         sides.step()
         sides.agree()
         sides.tell()
 
 
-@pytest.mark.parametrize("dtype", [*FULL, *HALVES], ids=str)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*(("AdamW", dtype) for dtype in (*FULL, *HALVES)), ("SGD", torch.bfloat16)], ids=str
+)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("name", ["AdamW", "SGD"])
 def test_every_option(name, options, dtype):
     if dtype == torch.float64 and "state_dtype" in options:
         pytest.skip("states in single precision of parameters in double are no lane's")
     given = {"momentum": 0.9, "dampening": 0.5, "nesterov": False, "lr": 0.1} if name == "SGD" else {}
     sides = Sides(name, {**given, **options}, dtype)
-    for seed in range(3):
+    for seed in range(2):
         sides.give(seed)
         sides.step()
         sides.agree()
@@ -157,7 +158,7 @@ def test_tensors_of_several_chunks_and_memory_without_alignment():
 @pytest.mark.parametrize("name", ["Adam", "SGD"])
 def test_who_has_no_gradient_does_not_move_and_is_not_counted(name, options):
     sides = Sides(name, {**options, **({"momentum": 0.9, "dampening": 0.5} if name == "SGD" else {})}, torch.float32)
-    for seed, missing in enumerate([(), (1,), (0, 2, 4), range(6), (), (5,)]):
+    for seed, missing in enumerate([(), (1,), (0, 2, 3), range(5), (), (4,)]):
         sides.give(seed, missing)
         sides.step()
         sides.agree()
@@ -287,7 +288,7 @@ def test_states_go_from_one_to_the_other_and_back():
     assert sides.opts[0].state_dict("torch")["state"][0]["step"].dtype == torch.float32
     theirs = torch.optim.Adam(sides.on_gpu, amsgrad=True)
     state = sides.opts[0].state_dict("torch")
-    merged = {**state, "param_groups": [{**state["param_groups"][0], "params": list(range(6))}]}
+    merged = {**state, "param_groups": [{**state["param_groups"][0], "params": list(range(len(SHAPES)))}]}
     theirs.load_state_dict(merged)
     theirs.step()
 
@@ -357,12 +358,12 @@ def test_a_captured_step_keeps_its_own_numbers(monkeypatch):
     sides = Sides("AdamW", {"clip_norm": 1.0}, torch.float32)
     for seed in range(4):
         sides.give(seed)
-        captured = seed in (1, 2)
-        monkeypatch.setattr(gpu, "capturing", lambda captured=captured: captured)
-        if captured:
-            monkeypatch.setattr(gpu, "sent", lambda *_: pytest.fail("sent while a graph was captured"))
-        sides.step()
-        monkeypatch.undo()
+        with on_gpu(), monkeypatch.context() as patch:
+            if seed in (1, 2):
+                patch.setattr(gpu, "capturing", lambda: True)
+                patch.setattr(gpu, "sent", lambda *_: pytest.fail("sent while a graph was captured"))
+            sides.opts[0].step()
+        sides.opts[1].step()
         sides.agree()
 
 
