@@ -261,9 +261,25 @@ class Optimizer(torch.optim.Optimizer):
         known = {*self.defaults, "params", "param_names", *PER_PARAMETER}
         for key in group.keys() - known - {*SCHEDULERS}:
             if key in NAMES:
-                raise UserError(f"{key} is for the whole optimizer: give it to {type(self).__name__}, not to a group")
-            if get_close_matches(str(key).lower(), known, cutoff=0.8):
+                self._check_option(key, group[key])
+            elif get_close_matches(str(key).lower(), known, cutoff=0.8):
                 raise unknown("key of a parameter group", str(key), known)
+
+    def _check_option(self, name: str, value: object) -> None:
+        """Refuse an engine option in a group, unless it is the one in force.
+
+        ZeroRedundancyOptimizer gives each process some of the parameters, and repeats in each group what it has given
+        to the constructor: that is how it can be told.
+        """
+        owner = type(self).__name__
+        if getattr(Options.of(owner, {name: value}, ()), name) != getattr(self.options, name):
+            raise UserError(f"{name} is for the whole optimizer: give it to {owner}, not to a group")
+        if name in ("clip_norm", "skip_nonfinite") and value:
+            raise UserError(
+                f"{name} needs the whole gradient: it must not be in a parameter group, nor be given to "
+                "ZeroRedundancyOptimizer, where each process sees only its own part: clip with "
+                "torch.nn.utils.clip_grad_norm_ before the step"
+            )
 
     def _check_factors(self, group: Group) -> None:
         for name in PER_PARAMETER:
