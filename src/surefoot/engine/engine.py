@@ -43,7 +43,7 @@ class Engine:
             gradient = Gradient(plan, len(updates), options, 1 / loss_scale) if options.measured else None
             if gradient is not None and options.skip_nonfinite:
                 reason = gradient.fault()
-            factors = gradient.factors() if gradient and not reason else [1.0] * len(updates)
+            factors = gradient.factors() if gradient and not reason else [update.clip_factor for update in updates]
         except BaseException:
             plan.undo(state)
             raise
