@@ -38,7 +38,11 @@ def _check_option(owner: str, name: str, value: object, options: Options) -> Non
     ZeroRedundancyOptimizer gives each process some of the parameters, and repeats in each group what it has given to
     the constructor: that is how it can be told.
     """
-    if getattr(Options.of(owner, {name: value}, ()), name) != getattr(options, name):
+    try:
+        repeated = getattr(Options.of(owner, {name: value}, ()), name) == getattr(options, name)
+    except UserError:  # it is no option's value at all, and has no place here anyway
+        repeated = False
+    if not repeated:
         raise UserError(f"{name} is for the whole optimizer: give it to {owner}, not to a group")
     if name in ("clip_norm", "skip_nonfinite") and value:
         raise UserError(
