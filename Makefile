@@ -36,6 +36,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/low_precision.py
+	$(BIN)/python benchmarks/backward_memory.py
 	$(BIN)/python benchmarks/tasks.py
 
 .venv/ready: pyproject.toml constraints.txt

@@ -30,3 +30,9 @@ def test_every_optimizer_of_the_guide_trains_every_task(task):
 def test_the_other_tables_are_printed():
     assert len(rows("import_time.py", "--runs", "1")) == 4
     assert len(rows("accuracy.py")) == 23
+
+
+@pytest.mark.slow
+def test_gradients_never_exist_all_at_once():
+    usual, ours = (row.split("|") for row in rows("backward_memory.py", "--width", "512", "--layers", "16"))
+    assert float(ours[2]) < float(usual[2]) / 15

@@ -36,6 +36,7 @@ SIGNATURES = {
     "optim.names": "()",
     "optim.Clip": "(max_norm, norm_type=2.0, per_group=False, error_if_nonfinite=False)",
     "optim.Optimizer.averaged": "(self)",
+    "optim.Optimizer.step_in_backward": "(self, every=1)",
     "optim.Optimizer.state_dict": "(self, format='surefoot')",
     "optim.Optimizer.load_state_dict": "(self, state_dict, keep=())",
     "schedule.constant": "(factor=1, length=None)",

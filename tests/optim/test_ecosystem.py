@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from contextlib import contextmanager
 
 import pytest
 import torch
-from cases import CASES
+import torch.distributed.checkpoint as dcp
+from cases import ALL, CASES, IDS
 from test_dropin import assert_same, step, twins
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, get_state_dict, set_state_dict
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import lr_scheduler, swa_utils
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -38,7 +41,7 @@ def sides(name: str, **options) -> list[tuple[nn.Module, torch.optim.Optimizer]]
 
 def train(net: nn.Module, opt: torch.optim.Optimizer, seed: int) -> torch.Tensor:
     opt.zero_grad()
-    loss = net(batch(seed)).square().mean()
+    loss = net(batch(seed, next(net.parameters()).dtype)).square().mean()
     loss.backward()
     opt.step()
     return loss.detach()
@@ -239,6 +242,60 @@ def test_a_pre_hook_may_change_the_arguments():
     (_, opt), _ = sides("SGD")
     opt.register_step_pre_hook(lambda opt, args, kwargs: ((opt, lambda: "from the hook"), {}))
     assert opt.step() == "from the hook"
+
+
+# --- torch.distributed.checkpoint ----------------------------------------------------------------------------------
+
+KINDS = {
+    "single": (torch.float32, {}),
+    "averaged": (torch.float32, {"ema": 0.9, "clip_norm": 0.1}),
+    "master": (torch.bfloat16, {"master_weights": True, "state_dtype": "fp32", "ema": 0.9}),
+    "by chance": (torch.bfloat16, {"rounding": "stochastic", "cautious": True}),
+}
+
+
+def checkpointed(case: tuple[str, dict], kind: str, seed: int = 0, **more) -> tuple[nn.Module, torch.optim.Optimizer]:
+    (name, options), (dtype, engine) = case, KINDS[kind]
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)).to(dtype)
+    return net, getattr(sf.optim, name)(net.named_parameters(), **{**options, **engine, **more})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", ALL, ids=IDS)
+def test_torch_may_probe_an_optimizer_for_its_states(case, kind):
+    """It takes a step of rate 0 with gradients of zero, to see which states there are."""
+    net, opt = checkpointed(case, kind)
+    before = copy.deepcopy(net.state_dict())
+    found = get_optimizer_state_dict(net, opt)
+    assert all(torch.equal(p, before[key]) for key, p in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+    assert opt.param_groups[0]["lr"] == opt.defaults["lr"]
+    train(net, opt, 0)
+    trained = opt.state_dict()["state"]
+    assert [set(kept) for kept in found["state"].values()] == [set(kept) for kept in trained.values()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", ALL, ids=IDS)
+def test_a_checkpoint_of_torch_distributed_goes_on_as_if_nothing_had_been(tmp_path, case, kind):
+    sides = [checkpointed(case, kind), checkpointed(case, kind, seed=1, lr=0.5)]
+    for seed in range(3):
+        train(*sides[0], seed)
+    saved, loaded = [dict(zip(("model", "optim"), get_state_dict(*side), strict=True)) for side in sides]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that this is one process
+        dcp.save(saved, checkpoint_id=tmp_path, no_dist=True)
+        dcp.load(loaded, checkpoint_id=tmp_path, no_dist=True)
+    set_state_dict(*sides[1], model_state_dict=loaded["model"], optim_state_dict=loaded["optim"])
+    for seed in range(3, 6):
+        for side in sides:
+            train(*side, seed)
+    states = [opt.state_dict() for _, opt in sides]
+    assert states[0]["param_groups"] == states[1]["param_groups"]
+    for key, kept in states[0]["state"].items():
+        assert all(torch.equal(value, states[1]["state"][key][name]) for name, value in kept.items())
+    assert all(map(torch.equal, *(net.parameters() for net, _ in sides)))
 
 
 # --- gradients -----------------------------------------------------------------------------------------------------

@@ -58,10 +58,11 @@ class Engine:
             overflow = overflow if overflow is not None and overflow.item() else None
         measured = options.measured and (late or overflow is None)
         gradient = Gradient(plan, len(updates), options, loss_scale) if measured else None
-        report = Report(gradient, len(updates), options.skip_nonfinite, loss_scale, overflow)
+        unclipped = [update.clip_factor for update in updates]
+        report = Report(gradient, unclipped, options.skip_nonfinite, loss_scale, overflow)
         try:
             reason = "" if late else report.reason
-            factors = [1.0] * len(updates) if late or reason else report.clip_factors
+            factors = unclipped if late or reason else report.clip_factors
         except BaseException:
             plan.undo(state)
             raise

@@ -88,15 +88,16 @@ class Gradient:
                 raise UserError(f"the clip_norm function must return factors from 0 to below infinity, not {factors}")
             return factors
         norms = self.groups if clip.per_group else [self.total] * groups
-        return [_factor(clip.max_norm, norm) for norm in norms]
+        return [factor(clip.max_norm, norm) for norm in norms]
 
     def _norm(self, found: Floats) -> Floats:
         return (found if self._largest else np.sqrt(found)) / float(self._loss_scale)
 
 
-def _factor(max_norm: float, norm: float) -> float:
-    factor = float(max_norm) / (norm + 1e-6)
-    return 1.0 if factor >= 1 else factor  # a NaN stays one, as in torch
+def factor(max_norm: float, norm: float) -> float:
+    """What a gradient of this norm is multiplied by to clip it."""
+    found = float(max_norm) / (norm + 1e-6)
+    return 1.0 if found >= 1 else found  # a NaN stays one, as in torch
 
 
 def _each(returned: float | Sequence[float], groups: int) -> list[float]:

@@ -43,7 +43,7 @@ class Plan:
         self.items: list[Item] = []
         known = {id(item.p) for item in last.planned} if last else set[int]()
         members: dict[Form, list[Item]] = {}
-        numbers = count()
+        numbers = count(updates[0].first if updates else 0)
         for group, update in enumerate(updates):
             for place, p in enumerate(update.params):
                 number, names = next(numbers), states.names(update.rule, p, options)
@@ -73,7 +73,7 @@ class Plan:
         self._groups = [update.params for update in updates]
         self._witness: Witness | None = None
         self._wait, self._patience = 0, 1  # steps until the next witness is called, and for how long after that
-        self.names = [_name(updates, item) for item in chain(*(lane.items for lane in self.lanes), self.items)]
+        self.names = [updates[item.group].name(item.group, item.place) for item in self.planned]
 
     def _form(self, item: Item, update: Update, options: Options) -> Form | None:
         """The form of the lane that can take a parameter, whose states are there then; None: no lane can."""
@@ -183,12 +183,7 @@ def _terms(updates: Sequence[Update], options: Options) -> list[Any]:
 
 
 def _term(u: Update) -> tuple[Any, ...]:
-    return u.rule, u.numeric, len(u.params), tuple(u.lr_factors), tuple(u.decay_factors)
-
-
-def _name(updates: Sequence[Update], item: Item) -> str:
-    names = updates[item.group].names
-    return names[item.place] if names else f"group {item.group}, parameter {item.place}"
+    return u.rule, u.numeric, len(u.params), u.first, tuple(u.lr_factors), tuple(u.decay_factors)
 
 
 def _apart(items: list[Item], names: Sequence[str], others: Sequence[Tensor]) -> list[Item]:

@@ -62,7 +62,8 @@ def step(item: Item, update: Update, options: Options, scale: float) -> tuple[Te
     master = kept.get(states.MASTER) if states.MASTER in states.names(rule, p, options) else None
     if master is not None:  # a parameter that is not its master copy rounded was written by somebody else
         x = torch.where(master.to(p.dtype) == p, master, x)
-    old = [_elements(kept[name]) for name in rule.states]
+    # a narrow state of a wide parameter is widened first: beta * state would round to what it is stored in
+    old = [t.to(torch.promote_types(t.dtype, x.dtype)) for t in (_elements(kept[name]) for name in rule.states)]
     g = raw if scale == 1 else raw * scale
     if options.clip_value is not None:
         g = g.clamp(-options.clip_value, options.clip_value)

@@ -32,14 +32,15 @@ class Report:
     def __init__(
         self,
         gradient: Gradient | None,
-        groups: int,
+        factors: Sequence[float],
         skip_nonfinite: bool,
         loss_scale: float | Tensor,
         overflow: Tensor | None,
     ) -> None:
         self.sums: Sums | None = None  # of a step that was taken
         self._gradient = gradient  # where it was measured before the step
-        self._groups, self._skip, self._loss_scale, self._overflow = groups, skip_nonfinite, loss_scale, overflow
+        self._factors = factors  # for each parameter group, where it was not
+        self._skip, self._loss_scale, self._overflow = skip_nonfinite, loss_scale, overflow
 
     def __repr__(self) -> str:
         return f"Report(reason={self.reason!r}, clip_factors={self.clip_factors!r})"
@@ -56,7 +57,7 @@ class Report:
         """For each parameter group, what its gradients were multiplied by; () where nothing moved."""
         if self.reason:
             return ()
-        return self._gradient.factors() if self._gradient is not None else [1.0] * self._groups
+        return self._gradient.factors() if self._gradient is not None else self._factors
 
     @property
     def skipped(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ class Update:
     maximize: go up the gradient
     differentiable: autograd records the step
     lr_factors, decay_factors: for each parameter, what its rate and its decay are multiplied by; empty: by 1
+    first: the number of its first parameter, where the optimizer has others that are not in this step
+    clip_factor: what the gradients are multiplied by where the engine does not clip them itself
     """
 
     rule: Rule
@@ -37,6 +39,24 @@ class Update:
     differentiable: bool = False
     lr_factors: Sequence[float] = ()
     decay_factors: Sequence[float] = ()
+    first: int = 0
+    clip_factor: float = 1.0
+
+    def alone(self, group: int, place: int, params: Sequence[Tensor], first: int, clip_factor: float) -> Update:
+        """The same for one of the parameters, to which `params` must have come down."""
+        return replace(
+            self,
+            params=params,
+            names=[self.name(group, place)],
+            lr_factors=self.lr_factors[place : place + 1],
+            decay_factors=self.decay_factors[place : place + 1],
+            first=first,
+            clip_factor=clip_factor,
+        )
+
+    def name(self, group: int, place: int) -> str:
+        """What reports call a parameter."""
+        return self.names[place] if self.names else f"group {group}, parameter {place}"
 
     def factors(self, place: int) -> tuple[float, float]:
         """What the rate and the decay of a parameter are multiplied by."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -79,6 +79,22 @@ class Adagrad(Optimizer):
             states.start(
                 self.rule(param_group), param_group, p, self.state[p], Options(state_dtype=self.options.state_dtype)
             )
+
+    def state_dict(self, format: Literal["surefoot", "torch"] = "surefoot") -> dict[str, Any]:
+        """A copy of the state, in torch.optim's layout.
+
+        Args:
+            format: "torch" leaves out what torch.optim has no place for: the averages of `ema`
+        """
+        found = super().state_dict(format)
+        if format == "torch":
+            return found
+        # the sums are there from the start, and torch.distributed.checkpoint reads only what it finds a place for
+        for group, packed in zip(self.param_groups, found["param_groups"], strict=True):
+            for p, key in zip(group["params"], packed["params"], strict=True):
+                if key in found["state"]:
+                    states.start(self.rule(group), group, p, found["state"][key], self.options)
+        return found
 
     def share_memory(self) -> None:
         """Move the sums to shared memory, for Hogwild-style training in several processes."""

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from difflib import get_close_matches
 from numbers import Real
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
-from torch._C._autograd import _profiler_enabled  # pyright: ignore[reportPrivateUsage]
-from torch.optim.optimizer import (
-    ParamsT,
-    _global_optimizer_post_hooks,  # pyright: ignore[reportPrivateUsage]
-    _global_optimizer_pre_hooks,  # pyright: ignore[reportPrivateUsage]
-)
+from torch.optim.optimizer import ParamsT
 
 from surefoot.engine.engine import Engine
 from surefoot.engine.options import NAMES, Given, Options
@@ -26,7 +18,9 @@ from surefoot.engine.report import Report
 from surefoot.engine.states import AVERAGE
 from surefoot.engine.update import Update
 from surefoot.errors import UserError, unknown
-from surefoot.optim import loading
+from surefoot.optim import groups, loading
+from surefoot.optim.backward import StepInBackward
+from surefoot.optim.light import hooked, light
 from surefoot.optim.loading import PER_PARAMETER
 from surefoot.rules.rule import Rule
 
@@ -35,8 +29,6 @@ FLAGS = {
     "maximize", "foreach", "fused", "differentiable", "capturable", "nesterov", "amsgrad", "centered",
     "decoupled_weight_decay",
 }  # fmt: skip
-# what torch's schedulers and SWA write into groups
-SCHEDULERS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
 OPTIONS = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(Options, name)) for name in NAMES]
 HOOKS = (
     "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks",
@@ -50,40 +42,8 @@ def options(arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in ("self", "params", "engine", "__class__")}
 
 
-def _light(method: str) -> Callable[..., Any]:
-    """torch's own method, without the 1.1 s import of torch._dynamo that its decorator does at the first call.
-
-    Where torch._dynamo is loaded already, the decorated method runs, so nothing changes for torch.compile.
-    """
-    decorated = getattr(torch.optim.Optimizer, method)
-    plain = inspect.unwrap(decorated)
-
-    @functools.wraps(plain)
-    def call(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
-        return (decorated if "torch._dynamo" in sys.modules else plain)(self, *args, **kwargs)
-
-    return call
-
-
-def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
-    """torch's wrapper, which calls hooks and tells a profiler; left out where nobody listens.
-
-    It takes 0.2 ms after a backward pass that has emptied the caches, as much as 100 tensors' updates.
-    """
-    wrapped = torch.optim.Optimizer.profile_hook_step(step)
-
-    @functools.wraps(step)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        own = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
-        listened = own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks or _profiler_enabled()
-        return (wrapped if listened else step)(self, *args, **kwargs)
-
-    call.hooked = True  # pyright: ignore[reportAttributeAccessIssue]  # torch wraps those that do not say so
-    return call
-
-
-_add_param_group = _light("add_param_group")
-_state_dict = _light("state_dict")
+_add_param_group = light("add_param_group")
+_state_dict = light("state_dict")
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -102,9 +62,10 @@ class Optimizer(torch.optim.Optimizer):
     pairs: ClassVar[tuple[str, ...]] = ()
     rules: ClassVar[tuple[Rule, ...]] = ()
 
+    _in_backward: StepInBackward | None = None
     _step_supports_amp_scaling = True  # GradScaler sets grad_scale and found_inf, and `step` reads them
 
-    zero_grad = _light("zero_grad")
+    zero_grad = light("zero_grad")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -135,12 +96,16 @@ class Optimizer(torch.optim.Optimizer):
         parameters, by which their rate and decay are multiplied, and keys of your own.
         """
         if isinstance(cast(Any, param_group), dict):  # else torch says what it wants
-            self._check_keys(param_group)
+            groups.check_keys(type(self).__name__, param_group, self.defaults, self.options)
             self._check({**self.defaults, **param_group})
         _add_param_group(self, param_group)
-        self._check_factors(self.param_groups[-1])
+        try:
+            groups.check_factors(self.param_groups[-1])
+        except UserError:
+            self.param_groups.pop()
+            raise
 
-    @_hooked
+    @hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Move every parameter that has a gradient. Returns what `closure`, if given, returned."""
         self._refuse_swapped()
@@ -148,11 +113,43 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._in_backward is not None and self._in_backward.active:
+            self.last = self._in_backward.close()
+            return loss
         scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             updates = [self._update(group) for group in self.param_groups]
             self.last = self._engine.step(updates, self.state, self.options, 1.0 if scale is None else scale, overflow)
         return loss
+
+    def step_in_backward(self, every: int = 1) -> StepInBackward:
+        """Step each parameter in the backward pass, as soon as its gradient is there, and free the gradient.
+
+        So gradients never exist all at once, and the weights are those of the usual step. The loop stays as it is:
+        `backward()` moves the parameters, `step()` closes the step (hooks, `last`) and moves what still has a gradient.
+        Each `backward()` is a step of its own, also where `step()` is called more rarely.
+
+        The norm of the whole gradient is not known in time: `clip_norm` goes by that of the step before, and leaves the
+        first step as it is. What cannot do without is refused: `skip_nonfinite`, clip functions, GradScaler.
+
+        Args:
+            every: how many backward passes add up to a step
+
+        Returns:
+            a handle; its `remove()` gives the usual behaviour back
+
+        >>> import torch, surefoot as sf
+        >>> w = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        >>> opt = sf.optim.SGD([w], lr=0.25)
+        >>> handle = opt.step_in_backward()
+        >>> (w ** 2).sum().backward(); opt.step()
+        >>> w.data, w.grad
+        (tensor([ 0.5000, -1.0000]), None)
+        """
+        if self._in_backward is not None and self._in_backward.active:
+            raise UserError("step_in_backward: it is in force already: call remove() of its handle first")
+        self._in_backward = StepInBackward(self, every, self._update)
+        return self._in_backward
 
     @contextmanager
     def averaged(self) -> Generator[None, None, None]:
@@ -239,6 +236,7 @@ class Optimizer(torch.optim.Optimizer):
             raise UserError("the parameters hold their averages: leave `with optimizer.averaged()` first")
 
     def _update(self, group: Group) -> Update:
+        self._refuse_swapped()
         rule = self.rule(group)
         return Update(
             rule,
@@ -252,24 +250,6 @@ class Optimizer(torch.optim.Optimizer):
             group["differentiable"],
             *(group.get(name, ()) for name in PER_PARAMETER),
         )
-
-    def _check_keys(self, group: Group) -> None:
-        """Refuse misspelt keys; keys of the user's own may be anything else."""
-        known = {*self.defaults, "params", "param_names", *PER_PARAMETER}
-        for key in group.keys() - known - {*SCHEDULERS}:
-            if key in NAMES:
-                raise UserError(f"{key} is for the whole optimizer: give it to {type(self).__name__}, not to a group")
-            if get_close_matches(str(key).lower(), known, cutoff=0.8):
-                raise unknown("key of a parameter group", str(key), known)
-
-    def _check_factors(self, group: Group) -> None:
-        for name in PER_PARAMETER:
-            if name in group and len(group[name]) != len(group["params"]):
-                self.param_groups.pop()
-                wanted, found = len(group["params"]), len(group[name])
-                raise UserError(
-                    f"{name} must have a number for each of the group's {wanted} parameters; it has {found}"
-                )
 
     def _check(self, group: Group) -> None:
         """Refuse hyper-parameters out of range, and options that are not there yet."""
