@@ -49,38 +49,17 @@ class Engine:
         if plan is None or fresh:
             gpu.refuse_capture("it is the first, or parameters or states have changed: take a few steps before")
             plan = Plan(updates, state, options, plan)
-        late = plan.late(options)
-        if late:  # the scaler will change its tensor before anybody reads the report
-            loss_scale = loss_scale.clone() if isinstance(loss_scale, Tensor) else loss_scale
-        else:
-            gpu.refuse_capture("a clip function, error_if_nonfinite or parameters that no kernel takes need the CPU")
-            loss_scale = float(loss_scale)
-            overflow = overflow if overflow is not None and overflow.item() else None
-        measured = options.measured and (late or overflow is None)
-        gradient = Gradient(plan, len(updates), options, loss_scale) if measured else None
-        unclipped = [update.clip_factor for update in updates]
-        report = Report(gradient, unclipped, options.skip_nonfinite, loss_scale, overflow)
         try:
-            reason = "" if late else report.reason
-            factors = unclipped if late or reason else report.clip_factors
+            report, scales = decide(plan, updates, options, loss_scale, overflow)
         except BaseException:
             plan.undo(state)
             raise
-        if reason:
+        if scales is None:
             plan.undo(state)
             self._plan = None if fresh else plan
             if options.zero_grad_in_step:
                 clear_gradients(updates)
             return report
-
-        signs = [-1.0 if update.maximize else 1.0 for update in updates]
-        host_scale = 1.0 if isinstance(loss_scale, Tensor) else loss_scale
-        scales = Scales([sign * factor / host_scale for sign, factor in zip(signs, factors, strict=True)])
-        if late:
-            if gradient is not None:
-                scales.found = gpu.found(plan.lanes, gradient.rows, len(updates), options)
-            scales.loss_scale = loss_scale if isinstance(loss_scale, Tensor) else None
-            scales.overflow = overflow
         # where gradients share memory, all must have been read before the first is cleared
         clear = options.zero_grad_in_step and not plan.items and not plan.gradients_overlap()
         launched = options if clear == options.zero_grad_in_step else replace(options, zero_grad_in_step=False)
@@ -101,6 +80,36 @@ class Engine:
             plan.keep()
         self._plan = plan
         return report
+
+
+def decide(
+    plan: Plan, updates: Sequence[Update], options: Options, loss_scale: float | Tensor, overflow: Tensor | None
+) -> tuple[Report, Scales | None]:
+    """Measure the gradients, and say what they are multiplied by; None: nothing is to move.
+
+    What is decided on a device is not waited for here.
+    """
+    late = plan.late(options)
+    if late:  # the scaler will change its tensor before anybody reads the report
+        loss_scale = loss_scale.clone() if isinstance(loss_scale, Tensor) else loss_scale
+    else:
+        gpu.refuse_capture("a clip function, error_if_nonfinite or parameters that no kernel takes need the CPU")
+        loss_scale = float(loss_scale)
+        overflow = overflow if overflow is not None and overflow.item() else None
+    measured = options.measured and (late or overflow is None)
+    gradient = Gradient(plan, len(updates), options, loss_scale) if measured else None
+    unclipped = [update.clip_factor for update in updates]
+    report = Report(gradient, unclipped, options.skip_nonfinite, loss_scale, overflow)
+    if not late and report.reason:
+        return report, None
+    factors = unclipped if late else report.clip_factors
+    on_device, known = (loss_scale, 1.0) if isinstance(loss_scale, Tensor) else (None, loss_scale)
+    signs = [-1.0 if update.maximize else 1.0 for update in updates]
+    scales = Scales([sign * factor / known for sign, factor in zip(signs, factors, strict=True)])
+    if late:
+        scales.loss_scale, scales.overflow = on_device, overflow
+        scales.found = gpu.found(plan.lanes, gradient.rows, len(updates), options) if gradient is not None else None
+    return report, scales
 
 
 def clear_gradients(updates: Sequence[Update]) -> None:
