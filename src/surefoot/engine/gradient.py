@@ -36,7 +36,11 @@ class Gradient:
         found = [0.0] * groups
         parts = [(item.group, part) for item, part in zip(items, numbers([norm for norm, _ in of_items]), strict=True)]
         for lane, rows in zip(plan.lanes, of_lanes, strict=True):
-            parts += zip(lane.row_groups, gather.reduceat(rows[:, 0], lane.group_rows), strict=True)
+            of_groups = np.zeros(groups)  # a part without elements has no rows, but is waited for
+            of_groups[lane.row_groups] = gather.reduceat(rows[:, 0], lane.group_rows)
+            parts += enumerate(
+                of_groups if lane.form.split is None else lane.form.split.total(of_groups, self._largest)
+            )
         for group, part in parts:
             found[group] = float(gather(found[group], part))
         self.groups: list[float] = self._norm(np.array(found)).tolist()

@@ -18,6 +18,7 @@ from torch import Tensor
 from surefoot.engine import cpu, states
 from surefoot.engine.lane import PLAIN, STORED, Form, Lane, alike, beside, fits
 from surefoot.engine.options import Options
+from surefoot.engine.shards import local, split
 from surefoot.engine.update import Item, Update
 from surefoot.engine.witness import Witness, witness
 
@@ -85,7 +86,7 @@ class Plan:
         if shared or not all(beside(kept[name], p) for name in names):
             return None
         stored = tuple(STORED[t.dtype] for t in (p, *(kept[name] for name in names)))
-        form = Form(p.device, rule, names, stored, states.counted(rule, p, options))
+        form = Form(p.device, rule, names, stored, states.counted(rule, p, options), split(p))
         return form if cpu.available(form, options) else None
 
     def fits(self, updates: Sequence[Update], state: State, options: Options) -> bool:
@@ -176,8 +177,8 @@ def _name(updates: Sequence[Update], item: Item) -> str:
 
 def _apart(items: list[Item], names: Sequence[str], others: Sequence[Tensor]) -> list[Item]:
     """Those that share no memory with another parameter: threads would race for it."""
-    tensors = [(i, t) for i, item in enumerate(items) for t in (item.p, *(item.kept[name] for name in names))]
-    tensors += [(-1, p) for p in others if type(p) in PLAIN and p.layout == torch.strided]
+    tensors = [(i, local(t)) for i, item in enumerate(items) for t in (item.p, *(item.kept[name] for name in names))]
+    tensors += [(-1, p) for p in map(local, others) if type(p) in PLAIN and p.layout == torch.strided]
     shared: set[int] = set()
     furthest, owner = 0, -1
     for start, end, i in sorted((*_span(t), i) for i, t in tensors):

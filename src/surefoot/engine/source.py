@@ -149,7 +149,7 @@ class Memory:
         if self.full(name):
             return f"{name}[i] = {value}"
         if self._kernel.chance and not self._kernel.mastered:
-            return f"{name}[i] = chance_{self._stored[name]}({value}, bits(key_{name}, start + i))"
+            return f"{name}[i] = chance_{self._stored[name]}({value}, bits(key_{name}, place + i))"
         return f"{name}[i] = {self.nearest(name, value)}"
 
     def nearest(self, name: str, value: str) -> str:
@@ -175,6 +175,7 @@ def _numbers(kernel: Kernel, rule: Rule, memory: Memory) -> list[str]:
             lines += [f"{name} = real(hyper[h + {i}]{factor})"]
     lines += ["rescale = real(rescale)"]
     if kernel.chance:
+        lines += ["place = whole(begin) + start"]
         lines += [f"key_{name} = key(noise, whole(number), {i})" for i, name in enumerate(("p", *memory.states))]
     if kernel.clearing:  # a zero that the compiler does not know for one: it would call memset
         lines += [f"nothing = {'real' if memory.full('g') else 'short'}(tensors >> 62)"]
