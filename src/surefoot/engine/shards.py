@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -98,9 +98,9 @@ def begin(t: Tensor) -> int:
     if found is None or not sharded(t):
         return 0
     count, rank = [found.mesh.size(i) for i in found.dims], [found.mesh.get_local_rank(i) for i in found.dims]
-    placement: Any = t.placements[found.dims[0]] if len(count) == 1 else None
-    if type(placement) is _names().Shard:
-        size, stride = t.shape[placement.dim], t.stride(placement.dim)
+    if len(count) == 1 and simple(t):
+        dim = cast(int, cast(Any, t.placements[found.dims[0]]).dim)
+        size, stride = t.shape[dim], t.stride(dim)
         if size * stride == t.numel():
             return min(-(-size // count[0]) * rank[0], size) * stride
     return t.numel() * sum(r * math.prod(count[i + 1 :]) for i, r in enumerate(rank))
