@@ -19,7 +19,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 import surefoot as sf
-from surefoot.engine import scan, witness
+from surefoot.engine import plan, scan, witness
 
 SHAPES = [(7, 5), (1, 9), (6, 4, 3), (64,), (1,)]  # of which some do not divide by two, and two leave a process nothing
 WORLD: dict[str, int] = {}
@@ -36,17 +36,15 @@ def shard(t: torch.Tensor, mesh: DeviceMesh | None, placements: list[Any]) -> to
     return t if mesh is None else distribute_tensor(t, mesh, placements, src_data_rank=None)
 
 
-def trained(
-    mesh: DeviceMesh | None, placements: list[Any], dtype=torch.float32, steps: int = 4, **options: Any
-) -> Found:
+def trained(mesh: DeviceMesh | None, placements: list[Any], dtype=torch.float32, rate=float, **options: Any) -> Found:
     """Parameters, states and numbers after steps with the same gradients, however many processes hold them."""
     torch.manual_seed(0)
     params = [nn.Parameter(shard(torch.randn(shape).to(dtype), mesh, placements)) for shape in SHAPES]
     named = [(f"p{i}", p) for i, p in enumerate(params)]
-    groups = [{"params": named[:2]}, {"params": named[2:], "lr": 0.02}]
-    opt = sf.optim.AdamW(groups, lr=0.01, weight_decay=0.1, **options)
+    groups = [{"params": named[:2]}, {"params": named[2:], "lr": rate(0.02)}]
+    opt = sf.optim.AdamW(groups, lr=rate(0.01), weight_decay=0.1, **options)
     numbers = []
-    for step in range(steps):
+    for step in range(4):
         for i, p in enumerate(params):
             grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(10 * step + i)).to(dtype)
             p.grad = None if (step, i) == (2, 1) else shard(grad, mesh, placements)
@@ -57,8 +55,9 @@ def trained(
         assert opt.last.reason == ("the gradient of p0 holds a NaN or an infinity" if poisoned else "")
         numbers += [opt.last.grad_norm, *opt.last.grad_norms.values(), *opt.last.clip_factors]
         numbers += [*opt.last.update_ratio.values(), *opt.last.cosine.values()]
-    assert not opt._engine._plan.items
-    assert all(lane.form.split is None for lane in opt._engine._plan.lanes) == (mesh is None)
+    lanes = opt._engine._plan.lanes
+    assert bool(lanes) == (not opt._engine._plan.items) == (rate is float)  # the reference backend takes tensor rates
+    assert all((lane.form.split is None) == (mesh is None) for lane in lanes)
     kept = [whole(value) for p in params for value in opt.state[p].values()]
     return [whole(p.detach()) for p in params], [*kept, *(whole(p.grad) for p in params)], numbers
 
@@ -109,6 +108,25 @@ def checkpoint() -> Found:
         sides.append([whole(t) for p, kept in opt.state.items() for t in (p.detach(), kept["ema"])])
     assert all(map(torch.equal, *sides))
     return sides[0], [], []
+
+
+def quiet() -> Found:
+    """While FSDP2 trains, nothing is asked from Python: neither objects nor gradients, of empty shards no more."""
+    asked: list[str] = []
+    for owner, name in ((plan.Plan, "_same"), (scan.Scan, "trust")):
+        real = getattr(owner, name)
+        setattr(owner, name, lambda *args, name=name, real=real: asked.append(name) or real(*args))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 1))
+    if dist.is_initialized():
+        fully_shard(model, mesh=mesh())
+    opt = sf.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(10):
+        opt.zero_grad()
+        model(torch.ones(4, 5)).square().mean().backward()
+        opt.step()
+    assert asked == ["trust", "_same"], asked
+    return [whole(p.detach()) for p in model.parameters()], [], []
 
 
 def changes() -> Found:
@@ -173,11 +191,13 @@ CASES: dict[str, Callable[[], Found]] = {
     "master weights": option(dtype=torch.bfloat16, master_weights=True),
     "states in half precision": option(state_dtype="bf16"),
     "by chance": option(dtype=torch.bfloat16, rounding="stochastic"),
+    "by chance, reference": option(dtype=torch.bfloat16, rounding="stochastic", rate=torch.tensor),
     "states by chance": option(state_dtype="bf16", rounding="stochastic"),
     "replicated": placed(lambda mesh: [Replicate()], lambda n: (n,), clip_norm=0.5),
     "hybrid, 1 x n": placed(lambda mesh: [Replicate(), Shard(0)], lambda n: (1, n), clip_norm=0.5),
     "hybrid, n x 1": placed(lambda mesh: [Replicate(), Shard(0)], lambda n: (n, 1), clip_norm=0.5),
     "checkpoint": checkpoint,
+    "quiet": quiet,
     "changes": changes,
 }
 

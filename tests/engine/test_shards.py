@@ -26,6 +26,7 @@ SUMMED = [
     "cautious",
     "hybrid, 1 x n",
     "checkpoint",
+    "quiet",
     "changes",
 ]
 
