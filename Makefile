@@ -26,6 +26,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/low_precision.py
+	$(BIN)/python benchmarks/sharded.py
 	$(BIN)/python benchmarks/tasks.py
 
 .venv/ready: pyproject.toml constraints.txt

@@ -16,7 +16,7 @@ from torch import Tensor
 from surefoot.engine.options import Options
 from surefoot.engine.rounding import HALVES
 from surefoot.engine.scan import scan
-from surefoot.engine.shards import Split, begin, local, partition, simple
+from surefoot.engine.shards import Split, begin, lay_out, local, partition, simple
 from surefoot.engine.update import Item, Update
 from surefoot.rules.rule import Rule
 
@@ -99,12 +99,12 @@ class Lane(ABC):
         missing = self._scan() if self._scan is not None else -1
         if missing < 0:  # a scan tells only that something may be otherwise
             grads = [p.grad for p in self.params]
+            for p, grad in zip(self.params, grads, strict=True):
+                lay_out(grad, p)
             if not all(grad is None or alike(grad, p) for p, grad in zip(self.params, grads, strict=True)):
                 return False
             # an empty gradient is one, too
             self.pointers[1] = [0 if grad is None else local(grad).data_ptr() or 1 for grad in grads]
-            if self._scan is not None:
-                self._scan.trust(grads)
             missing = grads.count(None)
         self.active = self.pointers[1] != 0 if missing else None
         return True

@@ -18,7 +18,7 @@ from torch import Tensor
 from surefoot.engine import cpu, states
 from surefoot.engine.lane import PLAIN, STORED, Form, Lane, alike, beside, fits
 from surefoot.engine.options import Options
-from surefoot.engine.shards import local, split
+from surefoot.engine.shards import lay_out, local, split
 from surefoot.engine.update import Item, Update
 from surefoot.engine.witness import Witness, witness
 
@@ -77,6 +77,7 @@ class Plan:
     def _form(self, item: Item, update: Update, options: Options) -> Form | None:
         """The form of the lane that can take a parameter, whose states are there then; None: no lane can."""
         p, rule, kept = item.p, update.rule, item.kept
+        lay_out(p.grad, p)
         if not (p.device.type == "cpu" and update.numeric and fits(p) and (p.grad is None or alike(p.grad, p))):
             return None
         item.created.extend(states.start(rule, update.hyper, p, kept, options))

@@ -7,7 +7,7 @@ core (`c10::TensorImpl::grad`). Where any of this is not as expected, there is n
 
 The gradient of a sharded parameter is sharded, too. Its TensorImpl leads to the Python object, that to the local part
 and this to its TensorImpl. That the whole is divided alike is known while its description is an object that was looked
-at (`trust`): FSDP2 gives all gradients that of their parameter, and torch's operations keep theirs.
+at before: FSDP2 gives gradients that of their parameter, and torch's operations keep theirs.
 
 One thing the interface does not tell: torch's lazy negation (`torch._neg_view`) on a gradient that is dense otherwise.
 Autograd does not leave such gradients, and a plan that is made anew does see them.
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from surefoot.engine import cache as code
 from surefoot.engine.launch import Kernel, address_of, block
-from surefoot.engine.shards import description, local, maker, sharded
+from surefoot.engine.shards import description, local, maker, partition, sharded
 from surefoot.engine.witness import sharded_layout
 
 if TYPE_CHECKING:
@@ -158,8 +158,9 @@ class Scan:
             "SCRATCH": np.zeros(1, np.int64),
             "SPECS": np.zeros(len(params), np.int64),
         }
-        self._specs: list[object] = [None] * len(params)  # held, so that no other object gets the address of one
-        self.trust(params)
+        # held, so that no other object gets the address of one
+        self._params, self._specs = params, [description(p) if sharded(p) else None for p in params]
+        self._tables["SPECS"][:] = [id(spec) for spec in self._specs]
         dtype = interface.dtypes[params[0].dtype]
         wrapper = id(type(params[0])) if sharded(params[0]) else 0
         self._block = block(
@@ -168,19 +169,26 @@ class Scan:
         self._address = address_of(self._block)
         self._run = interface.run
 
-    def trust(self, tensors: Sequence[Tensor | None]) -> None:
-        """These are divided among processes as the parameters are: so will be what shares their descriptions."""
-        for i, t in enumerate(tensors):
-            if t is not None and sharded(t):
-                self._specs[i] = description(t)
-                self._tables["SPECS"][i] = id(self._specs[i])
-
     def __call__(self) -> int:
         """Find the addresses. Returns how many parameters have no gradient; -1: one is laid out otherwise."""
         self._block[:2] = 0
         self._run(self._address)
         changed, missing = self._block[:2].tolist()
-        return -1 if changed else missing
+        if changed:
+            return self() if self._recognises() else -1
+        return missing
+
+    def _recognises(self) -> bool:
+        """Whether gradients have descriptions that are new, but say the same: these are known then."""
+        new = False
+        for i, (p, spec) in enumerate(zip(self._params, self._specs, strict=True)):
+            grad = p.grad
+            if grad is not None and sharded(grad) and description(grad) is not spec:
+                if grad.shape != p.shape or partition(grad) != partition(p):
+                    return False
+                self._specs[i], new = description(grad), True
+                self._tables["SPECS"][i] = id(self._specs[i])
+        return new
 
 
 @dataclass(frozen=True)
@@ -225,7 +233,7 @@ def sharded_interface(mesh: DeviceMesh) -> Interface | None:
         return None
     places = {"OBJECT": known.slots.wrapped, "LOCAL": known.slots.local, "SPEC": known.slots.spec, "PLACE": known.place}
     found = replace(plain, functions={**plain.functions, **places, "PLAIN": id(Tensor)})
-    return found if _works_with_shards(found, maker(mesh)) else None
+    return found if _works_with_shards(found, mesh) else None
 
 
 def _works(interface: Interface) -> bool:
@@ -241,15 +249,15 @@ def _works(interface: Interface) -> bool:
     return (without, with_one, tried()) == ((1, 0), (0, right), -1)
 
 
-def _works_with_shards(interface: Interface, make: Callable[[Tensor], DTensor]) -> bool:
+def _works_with_shards(interface: Interface, mesh: DeviceMesh) -> bool:
     """Whether it does so for a sharded parameter, too, whoever holds the gradient."""
+    make = maker(mesh)
     p = make(torch.empty(2, 3)).requires_grad_()
     found = np.zeros(1, np.int64)
     tried = Scan([p], found, interface)
 
     def said(part: Tensor, change: Callable[[DTensor], object] = lambda grad: None) -> tuple[int, int]:
         p.grad = grad = make(part)
-        tried.trust([grad])
         change(grad)
         del grad
         return tried(), int(found[0])
@@ -259,7 +267,7 @@ def _works_with_shards(interface: Interface, make: Callable[[Tensor], DTensor]) 
     without = tried(), int(found[0])
     right = [said(part), said(part, held.append), said(part, lambda grad: setattr(grad, "_local_tensor", other))]
     changes: list[Callable[[DTensor], object]] = [
-        lambda grad: setattr(p, "grad", make(part)),
+        lambda grad: setattr(p, "grad", maker(mesh, "Partial")(part)),
         lambda grad: setattr(grad, "_local_tensor", torch.nn.Parameter(other)),
         lambda grad: setattr(grad, "_local_tensor", other.double()),
         lambda grad: setattr(grad, "_local_tensor", torch.empty(3, 2)),

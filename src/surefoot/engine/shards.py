@@ -89,6 +89,20 @@ def split(t: Tensor) -> Split | None:
     return Split(mesh, tuple(divided))
 
 
+def lay_out(grad: Tensor | None, p: Tensor) -> None:
+    """Let a gradient's part lie in memory as its parameter's does.
+
+    Parts laid out otherwise would keep a parameter from a lane, but not in a process whose part has a single row and so
+    but one layout: then the processes would wait for each other in different calls.
+    """
+    if grad is None or not (sharded(grad) and sharded(p)) or local(grad).stride() == local(p).stride():
+        return
+    here = local(grad)
+    if here.shape == local(p).shape and here.layout == torch.strided:
+        # as FSDP2 itself replaces them; the object that autograd knows stays
+        grad._local_tensor = torch.empty_like(local(p), dtype=here.dtype).copy_(here)  # pyright: ignore[reportPrivateUsage]
+
+
 def begin(t: Tensor) -> int:
     """The place in the whole of the first element here, for chance not to depend on the number of processes.
 
@@ -136,10 +150,10 @@ def slots(mesh: DeviceMesh, words: int) -> Slots | None:
     return Slots(wrapped[0], part[0], spec[0])
 
 
-def maker(mesh: DeviceMesh) -> Callable[[Tensor], DTensor]:
+def maker(mesh: DeviceMesh, placement: str = "Replicate") -> Callable[[Tensor], DTensor]:
     """What makes DTensors to try things out on."""
     names = _names()
-    placements = [names.Replicate()] * mesh.ndim
+    placements = [getattr(names, placement)()] * mesh.ndim
     return lambda t: names.DTensor.from_local(t, mesh, placements, run_check=False)
 
 
