@@ -2,7 +2,8 @@
 
     python benchmarks/sharded.py
 
-One process holds the only shard, so that both move the same elements. They take turns; figures are medians.
+One process holds the only shard, so that both move the same elements. They take turns, on one thread, each with caches
+emptied before the step; figures are medians.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40)
     args = parser.parse_args()
+    torch.set_num_threads(1)  # what is to be seen is Python's share
     with tempfile.TemporaryDirectory() as folder:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1)
         racing = contestants(init_device_mesh("cpu", (1,)))

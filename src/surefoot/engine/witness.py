@@ -44,7 +44,9 @@ KERNEL = f"""
 def kernel(block):
     address, words, was = ints(block[ADDRESS]), ints(block[WORDS]), block[WAS]
     for i in range(block[REGIONS]):
-        prefetch(address[i + {AHEAD}])
+        prefetch(address[i + {AHEAD}])  # the three lines of a TensorImpl
+        prefetch(address[i + {AHEAD}] + 64)
+        prefetch(address[i + {AHEAD}] + 128)
         now, before, changed = ints(address[i]), ints(was), 0
         for j in range(words[i]):
             changed |= now[j] ^ before[j]
