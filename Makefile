@@ -37,6 +37,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/low_precision.py
 	$(BIN)/python benchmarks/backward_memory.py
+	$(BIN)/python benchmarks/sharded.py
 	$(BIN)/python benchmarks/tasks.py
 
 .venv/ready: pyproject.toml constraints.txt

@@ -30,6 +30,7 @@ def test_every_optimizer_of_the_guide_trains_every_task(task):
 def test_the_other_tables_are_printed():
     assert len(rows("import_time.py", "--runs", "1")) == 4
     assert len(rows("accuracy.py")) == 23
+    assert len(rows("sharded.py", "--rounds", "3")) == 6
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 HEAVY = """numba triton scipy sklearn matplotlib rich tensorboard torch._dynamo torch.utils.tensorboard sqlite3
-safetensors""".split()
+safetensors torch.distributed.tensor""".split()
 
 IMPORT = "import torch, surefoot as sf"
 STEP = """

@@ -35,6 +35,7 @@ CODE = """
         opt.zero_grad()
         model(x).square().mean().backward()
         opt.step()
+    assert not opt._engine._plan.items  # shards or not, compiled kernels take all
     weights = {name: whole(value) for name, value in model.state_dict().items()}
     kept = {name: whole(opt.state[p]["ema"]) for name, p in model.named_parameters()}
     numbers = [opt.last.grad_norm, *opt.last.update_ratio.values(), *opt.last.cosine.values()]

@@ -52,7 +52,9 @@ class CpuLane(Lane):
         index, hyper = self._hyper(updates, scales, options)
         if options.cautious:
             agreed = per_tensor(self.first_row, self._launch("agree", options, index, hyper))[:, 0]
-            self.factors[:, FACTORS.index("rescale")] = self.sizes / (agreed + 1)
+            split = self.form.split
+            agreed = agreed if split is None else split.total(agreed)
+            self.factors[:, FACTORS.index("rescale")] = self.wholes / (agreed + 1)
         sums = self._launch("update", options, index, hyper)
         self._advance()
         return sums

@@ -70,7 +70,7 @@ class Memory:
     def rounded(self, name: str, value: str) -> str:
         """A value as it is to be stored."""
         if self._kernel.chance and not self._kernel.mastered and not self.full(name):
-            return f"chance_{self.stored[name]}({value}, bits(key_{name}, start + i))"
+            return f"chance_{self.stored[name]}({value}, bits(key_{name}, place + i))"
         return self.nearest(name, value)
 
 
@@ -80,9 +80,12 @@ def scalars(rule: Rule) -> list[str]:
 
 
 def keys(kernel: Kernel, memory: Memory) -> list[str]:
-    """The keys of chance: of a parameter and of each of its states."""
-    names = ("p", *memory.states) if kernel.chance else ()
-    return [f"key_{name} = key(noise, whole(number), {i})" for i, name in enumerate(names)]
+    """What chance depends on: the place in the whole tensor, and a key for the parameter and for each of its states."""
+    if not kernel.chance:
+        return []
+    names = ("p", *memory.states)
+    lines = [f"key_{name} = key(noise, whole(number), {i})" for i, name in enumerate(names)]
+    return ["place = whole(begin) + start", *lines]
 
 
 def direction(kernel: Kernel, rule: Rule, memory: Memory) -> str:

@@ -44,7 +44,7 @@ class GpuLane(Lane):
         super().__init__(form, items)
         self._groups_of = sent(self.groups[self.group_of], form.device)
         self._rows, self._factors = sent(self.rows, form.device), sent(self.factors, form.device)
-        self._sizes, self._first_row = sent(self.sizes, form.device), sent(self.first_row, form.device)
+        self._wholes, self._first_row = sent(self.wholes, form.device), sent(self.first_row, form.device)
         self._first_rows: dict[int, Tensor] = {}
         self._given, self._pointers = Table(form.device), Table(form.device)
 
@@ -64,7 +64,8 @@ class GpuLane(Lane):
         if groups not in self._first_rows:
             first = np.searchsorted(self.groups[self.group_of][self.rows[:, 0]], np.arange(groups + 1))
             self._first_rows[groups] = sent(first, self.form.device)
-        return self._gather(rows, self._first_rows[groups], options.largest)
+        found = self._gather(rows, self._first_rows[groups], options.largest)
+        return found if self.form.split is None else self.form.split.reduce(found, options.largest)
 
     def step(self, updates: Sequence[Update], scales: Scales, options: Options) -> Tensor:
         from surefoot.engine.gpu_kernels import prepare
@@ -89,7 +90,8 @@ class GpuLane(Lane):
             )  # fmt: skip
         if options.cautious:
             agreed = self._gather(self._launch("agree", options, hyper), self._first_row, False)[:, 0]
-            hyper[:, row_columns(self.form.rule).index("rescale")] = self._sizes / (agreed + 1)
+            agreed = agreed if self.form.split is None else self.form.split.reduce(agreed)
+            hyper[:, row_columns(self.form.rule).index("rescale")] = self._wholes / (agreed + 1)
         return self._launch("update", options, hyper)
 
     def _told(self, updates: Sequence[Update], scales: Scales, options: Options) -> Tensor:

@@ -19,13 +19,13 @@ from textwrap import dedent, indent
 from typing import Any
 
 from surefoot.engine.element import Memory, direction, keys, momentum, move, scalars
-from surefoot.engine.launch import HYPER, SUMS, Kernel
+from surefoot.engine.launch import FACTORS, HYPER, SUMS, Kernel
 from surefoot.rules.rule import Rule
 
 BLOCK = 512  # elements that a program takes at once: 4 for each of 128 threads, a load of 16 bytes in single precision
 TENSORS = 128  # of which one program prepares the hyper-parameters
 GIVEN = ("seed", "scale", "bound", "lr", "coupled", "decoupled", "share", "max_norm")  # of a group, from the host
-MORE = ("active", "rescale", "number")  # of a tensor, besides HYPER and the rule's scalars
+MORE = ("active", "rescale", "number", "begin")  # of a tensor, besides HYPER and the rule's scalars
 COUNTS = {"bad": "int32", "agreed": "int32"}
 SIZES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 
@@ -128,7 +128,6 @@ def prepare(
     coupled = coupled * decay_factor
     decoupled = decoupled * decay_factor
     active = moves.to(tl.float64)
-    rescale = tl.full([{tensors}], 1, tl.float64)
 {scalars}
 {store}
 """
@@ -187,15 +186,14 @@ def source(kernel: Kernel) -> str:
 def prepare(rule: Rule) -> str:
     """The text of the kernel that works out a rule's hyper-parameters."""
     given, columns = [*GIVEN, *rule.hyper], row_columns(rule)
-    row = f"hyper + {len(columns)} * i"
+    row, width = f"hyper + {len(columns)} * i", len(FACTORS)
     load = f"tl.load(given + {len(given)} * group + {{}})"
-    factors = ("lr_factor", "decay_factor", "number")
     calls = [f"{', '.join(scalars(rule))}, = scalars({', '.join(('t', *(f'h_{name}' for name in rule.hyper)))})"]
     return rule_text(rule.scalars, "scalars", "Pow", "power") + PREPARE.format(
         block=BLOCK,
         tensors=TENSORS,
         given=_lines(1, [f"{'h_' if i >= len(GIVEN) else ''}{n} = {load.format(i)}" for i, n in enumerate(given)]),
-        factors=_lines(1, [f"{n} = tl.load(factors + 4 * i + {k}, mask=inside)" for k, n in enumerate(factors)]),
+        factors=_lines(1, [f"{n} = tl.load(factors + {width} * i + {k}, mask=inside)" for k, n in enumerate(FACTORS)]),
         scalars=_lines(1, calls if scalars(rule) else []),
         store=_lines(1, [f"tl.store({row} + {k}, {n}, mask=inside)" for k, n in enumerate(columns)]),
     )
@@ -270,7 +268,7 @@ def _numbers(kernel: Kernel, rule: Rule, memory: Memory) -> list[str]:
     for i, name in enumerate(columns):
         if name == "active":
             lines += ["active = tl.load(h) != 0"]
-        elif name in ("noise", "number"):  # whole numbers
+        elif name in ("noise", "number", "begin"):  # whole numbers
             lines += [f"{name} = tl.load(h + {i})"] if kernel.chance else []
         else:
             lines += [f"{name} = tl.load(h + {i}).to({real})"]

@@ -32,7 +32,7 @@ class Gradient:
         items = [item for item in plan.items if item.p.grad is not None]
         self.rows = [lane.norms(options) for lane in plan.lanes]
         # no tensor but the results is held: a report may be kept for long
-        self._groups_of_rows = [(lane.row_groups, lane.group_rows) for lane in plan.lanes]
+        self._groups_of_rows = [(lane.row_groups, lane.group_rows, lane.form.split) for lane in plan.lanes]
         of_items = [reference.norm(item.p.grad, self._largest) for item in items if item.p.grad is not None]
         self._of_items = [(item.group, norm) for item, (norm, _) in zip(items, of_items, strict=True)]
         self._gather = np.maximum if self._largest else np.add
@@ -43,8 +43,10 @@ class Gradient:
         """For each group the sum of squares, or the largest size."""
         found = [0.0] * self._number
         parts = list(zip([g for g, _ in self._of_items], numbers([n for _, n in self._of_items]), strict=True))
-        for (groups, first), rows in zip(self._groups_of_rows, self.sums.rows, strict=True):
-            parts += zip(groups, self._gather.reduceat(rows[:, 0], first), strict=True)
+        for (groups, first, split), rows in zip(self._groups_of_rows, self.sums.rows, strict=True):
+            of_groups = np.zeros(self._number)  # a part without elements has no rows, but is waited for
+            of_groups[groups] = self._gather.reduceat(rows[:, 0], first)
+            parts += enumerate(of_groups if split is None else split.total(of_groups, self._largest))
         for group, part in parts:
             found[group] = float(self._gather(found[group], part))
         return found

@@ -70,7 +70,7 @@ def _function(kernel: Kernel) -> Any:
         namespace: dict[str, Any] = {**{name: i for i, name in enumerate(about.BLOCK)}, **foreign()}
         exec(about.KERNEL, namespace)
         if kernel.kind == "scan":
-            namespace["alike"] = numba.njit(namespace["alike"])
+            namespace.update({name: numba.njit(namespace[name]) for name in ("alike", "fetch", "unwrap")})
         return namespace["kernel"]
     namespace = {**{name: i for i, name in enumerate(BLOCK)}, **operations(kernel.precision)}
     if kernel.rule is not None:

@@ -19,6 +19,7 @@ from surefoot.engine.launch import Kernel
 from surefoot.engine.options import Options, Structure
 from surefoot.engine.rounding import HALVES
 from surefoot.engine.scan import scan
+from surefoot.engine.shards import Split, begin, lay_out, local, partition, simple
 from surefoot.engine.update import Item, Scales, Update
 from surefoot.rules.rule import Rule
 
@@ -38,6 +39,7 @@ class Form:
     names: the states that a kernel reads and writes, in the order of the kernel's arguments
     stored: the dtypes of the parameter (and its gradient) and of these
     counted: whether steps are counted
+    split: among which processes their elements are divided; None: they are plain tensors
     """
 
     device: torch.device
@@ -45,12 +47,16 @@ class Form:
     names: tuple[str, ...]
     stored: tuple[str, ...]
     counted: bool
+    split: Split | None = None
 
 
 class Lane(ABC):
     """Parameters of one form. A device's own kind of lane counts their steps and launches kernels over them.
 
+    Of sharded parameters it takes the parts that lie here.
+
     items: the parameters, with their states and groups
+    sizes, wholes: int64 [tensors], how many elements they have here, and in all processes
     rows: int64 [rows, 3], the chunks: tensor, first element, number of elements
     first_row: int64 [tensors + 1], the first row of each tensor
     row_groups, group_rows: the groups that have rows, and the first row of each
@@ -62,7 +68,8 @@ class Lane(ABC):
         self.form, self.items = form, items
         self.params = [item.p for item in items]
         self.groups, self.group_of = np.unique([item.group for item in items], return_inverse=True)
-        self.sizes = np.array([p.numel() for p in self.params], np.int64)
+        self.sizes = np.array([local(p).numel() for p in self.params], np.int64)
+        self.wholes = np.array([p.numel() for p in self.params], np.int64)
         self.elements = int(self.sizes.sum())
         chunk = CHUNK * min(4, max(1, self.elements >> 22))
         chunks = -(-self.sizes // chunk)
@@ -74,12 +81,14 @@ class Lane(ABC):
         row_groups = self.groups[self.group_of][tensor]
         self.group_rows = np.flatnonzero(np.diff(row_groups, prepend=-1))  # items come group by group
         self.row_groups = row_groups[self.group_rows]
-        self.factors = np.array([(*item.factors, item.number, 1.0) for item in items], np.float64)
+        self.factors = np.array([(*item.factors, item.number, 1.0, begin(item.p)) for item in items], np.float64)
         self._kept = [item.kept for item in items]
         self._streams = [self.params, *([kept[name] for kept in self._kept] for name in form.names)]
         self._layout = [_layout(t) for stream in self._streams for t in stream]
         self.pointers: Ints = np.zeros((2 + len(form.names), len(items)), np.int64)
-        self.pointers[[0, *range(2, 2 + len(form.names))]] = [[t.data_ptr() for t in s] for s in self._streams]
+        self.pointers[[0, *range(2, 2 + len(form.names))]] = [
+            [local(t).data_ptr() for t in stream] for stream in self._streams
+        ]
         self.active: npt.NDArray[np.bool_] | None
         self._steps: list[Tensor] = []
         self._counted: list[int] = []
@@ -93,10 +102,12 @@ class Lane(ABC):
         missing = self._scan() if self._scan is not None else -1
         if missing < 0:  # a scan tells only that something may be otherwise
             grads = [p.grad for p in self.params]
+            for p, grad in zip(self.params, grads, strict=True):
+                lay_out(grad, p)
             if not all(grad is None or alike(grad, p) for p, grad in zip(self.params, grads, strict=True)):
                 return False
             # an empty gradient is one, too
-            self.pointers[1] = [0 if grad is None else grad.data_ptr() or 1 for grad in grads]
+            self.pointers[1] = [0 if grad is None else local(grad).data_ptr() or 1 for grad in grads]
             missing = grads.count(None)
         self.active = self.pointers[1] != 0 if missing else None
         return True
@@ -192,9 +203,10 @@ def kernels(form: Form, structure: Structure) -> Sequence[Kernel]:
 
 
 def fits(p: Tensor) -> bool:
-    """Whether a lane can take this parameter: plain, real, without gaps or overlaps in its memory."""
-    plain = type(p) in PLAIN and p.layout == torch.strided and not p.is_neg()
-    return plain and p.dtype in STORED and _dense(p)
+    """Whether a lane can take this parameter: plain (or its part is), real, without gaps or overlaps in its memory."""
+    here = local(p)
+    plain = type(here) in PLAIN and here.layout == torch.strided and not here.is_neg()
+    return plain and here.dtype in STORED and _dense(here) and simple(p)
 
 
 def alike(t: Tensor, p: Tensor) -> bool:
@@ -205,24 +217,32 @@ def alike(t: Tensor, p: Tensor) -> bool:
 def beside(t: Tensor, p: Tensor) -> bool:
     """Whether a state t is as plain as p, its elements lie in the same order, and a kernel can compute with both."""
     mixable = t.device == p.device and (t.dtype == torch.float64) == (p.dtype == torch.float64)
-    return mixable and fits(t) and t.shape == p.shape and _order(t) == _order(p)
+    together = t.shape == p.shape and partition(t) == partition(p)
+    return mixable and together and fits(t) and _alike(local(t), local(p))
 
 
 def _layout(p: Tensor) -> tuple[Any, ...]:
+    here = local(p)
+    if here is not p:
+        return type(p), p._cdata, p.shape, partition(p), _layout(here)
     where = (p.stride(), p.data_ptr(), p._cdata, p.is_neg()) if p.layout == torch.strided else ()
     return type(p), p.dtype, p.device, p.layout, p.shape, where
 
 
+def _alike(t: Tensor, p: Tensor) -> bool:
+    return t.shape == p.shape and _order(t) == _order(p)
+
+
 def _order(t: Tensor) -> list[int]:
     """The strides that matter: those of dimensions with more than one element."""
-    return [stride for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1]
+    return [stride for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1 and t.numel()]
 
 
 def _dense(t: Tensor) -> bool:
     expected = 1
     for stride, size in sorted((stride, size) for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1):
         if stride != expected:
-            return False
+            return not t.numel()
         expected *= size
     return True
 

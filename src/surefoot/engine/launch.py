@@ -19,13 +19,14 @@ BLOCK = (  # of a launch: one int64 each, a count or the address of a table
     "ROWS",  # int64 [rows, 3]: tensor, first element, number of elements
     "POINTERS",  # int64 [2 + states (+ 1), tensors]: parameter, gradient (0: none in this step), states, average
     "INDEX",  # int64 [tensors]: the tensor's row of HYPER
-    "FACTORS",  # float64 [tensors, 4]
+    "FACTORS",  # float64 [tensors, 5]
     "HYPER",  # float64 [., 7 + scalars]: one row for each (group, step)
     "OUT",  # float64 [rows, sums]
 )
 # and what the rule's `scalars` returned
 HYPER = ("noise", "scale", "bound", "lr", "coupled", "decoupled", "share")
-FACTORS = ("lr_factor", "decay_factor", "number", "rescale")
+# begin: the place of the first element in the whole tensor, of which this may be a shard
+FACTORS = ("lr_factor", "decay_factor", "number", "rescale", "begin")
 SUMS = {  # what each kind of kernel leaves for a row
     "norm": ("total", "bad"),
     "largest": ("total", "bad"),

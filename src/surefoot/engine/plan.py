@@ -19,6 +19,7 @@ from surefoot.engine import gpu, states
 from surefoot.engine.cpu import CpuLane
 from surefoot.engine.lane import PLAIN, STORED, Form, Lane, alike, beside, fits
 from surefoot.engine.options import Options
+from surefoot.engine.shards import lay_out, local, split
 from surefoot.engine.update import Item, Update
 from surefoot.engine.witness import Witness, witness
 
@@ -79,6 +80,7 @@ class Plan:
         """The form of the lane that can take a parameter, whose states are there then; None: no lane can."""
         p, rule, kept = item.p, update.rule, item.kept
         kind = _kind(p.device)
+        lay_out(p.grad, p)
         if kind is None or not (kind.takes(update) and fits(p) and (p.grad is None or alike(p.grad, p))):
             return None
         item.created.extend(states.start(rule, update.hyper, p, kept, options))
@@ -88,7 +90,7 @@ class Plan:
         if shared or not all(beside(kept[name], p) for name in names):
             return None
         stored = tuple(STORED[t.dtype] for t in (p, *(kept[name] for name in names)))
-        form = Form(p.device, rule, names, stored, states.counted(rule, p, options))
+        form = Form(p.device, rule, names, stored, states.counted(rule, p, options), split(p))
         return form if kind.available(form, options) else None
 
     def fits(self, updates: Sequence[Update], state: State, options: Options) -> bool:
@@ -188,8 +190,8 @@ def _term(u: Update) -> tuple[Any, ...]:
 
 def _apart(items: list[Item], names: Sequence[str], others: Sequence[Tensor]) -> list[Item]:
     """Those that share no memory with another parameter: threads would race for it."""
-    tensors = [(i, t) for i, item in enumerate(items) for t in (item.p, *(item.kept[name] for name in names))]
-    tensors += [(-1, p) for p in others if type(p) in PLAIN and p.layout == torch.strided]
+    tensors = [(i, local(t)) for i, item in enumerate(items) for t in (item.p, *(item.kept[name] for name in names))]
+    tensors += [(-1, p) for p in map(local, others) if type(p) in PLAIN and p.layout == torch.strided]
     shared: set[int] = set()
     furthest, owner = 0, -1
     for start, end, i in sorted((*_span(t), i) for i, t in tensors):

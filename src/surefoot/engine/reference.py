@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from surefoot.engine import rounding, states
+from surefoot.engine import rounding, shards, states
 from surefoot.engine.options import Options
 from surefoot.engine.update import Item, Update
 from surefoot.rules.rule import Rule, bind
@@ -123,5 +123,7 @@ def _elements(tensor: Tensor) -> Tensor:
 def _write(tensor: Tensor, value: Tensor, noise: int | None, number: int, stream: int) -> None:
     """Write a value; in half precision it is rounded by chance where there is noise."""
     if noise is not None and tensor.dtype in rounding.HALVES:
-        value = rounding.by_chance(value.float(), rounding.bits(tensor, noise, number, stream), tensor.dtype)
+        begin, tensor, value = shards.begin(tensor), shards.local(tensor), shards.local(value)
+        bits = rounding.bits(tensor, noise, number, stream, begin)
+        value = rounding.by_chance(value.float(), bits, tensor.dtype)
     (torch.view_as_real(tensor) if tensor.is_complex() else tensor).copy_(value)

@@ -4,8 +4,9 @@ To the nearest, a weight of 1 in bfloat16 stays 1 until a step is larger than 0.
 probability of the distance from below, it moves as in single precision, on the average.
 
 Source: Gupta et al. 2015 (arXiv:1502.02551), section 3. Chance is a hash of seed, step, parameter, what is rounded (the
-parameter or one of its states) and the element's place in memory: the same on every backend and on any number of
-threads, and after a resumption. The hash is the finalizer of MurmurHash3 (32 bit).
+parameter or one of its states) and the element's place in memory: the same on every backend, on any number of threads
+and, where a tensor is sharded along its rows, of processes, and after a resumption. The hash is the finalizer of
+MurmurHash3 (32 bit).
 """
 
 from __future__ import annotations
@@ -37,18 +38,19 @@ def noise(seed: int, t: int) -> int:
     return mix(mix(seed & MASK) ^ (t & MASK))
 
 
-def bits(like: Tensor, noise: int, number: int, stream: int) -> Tensor:
+def bits(like: Tensor, noise: int, number: int, stream: int, begin: int = 0) -> Tensor:
     """32 random bits for each element of the tensor, int64.
 
     Args:
         noise: of seed and step
         number: of the parameter
         stream: 0 for the parameter itself, 1 for its first state and so on
+        begin: the place of the first element in the whole tensor, of which this may be a shard
     """
     key = mix(noise ^ (number & MASK)) + stream * STREAM & MASK
     place = torch.empty_like(like, dtype=torch.int64)  # laid out as the tensor is
     place = torch.arange(like.numel(), device=like.device).as_strided(place.shape, place.stride())
-    return mix(place & MASK ^ key)
+    return mix(place + begin & MASK ^ key)
 
 
 def by_chance(x: Tensor, bits: Tensor, dtype: torch.dtype) -> Tensor:

@@ -31,7 +31,9 @@ class Sums:
         gather: np.ufunc = np.add,
     ) -> None:
         # no tensor but the results is held: a report may be kept for long
-        self._lanes = [(lane.first_row, lane.active, rows) for lane, rows in zip(plan.lanes, lanes, strict=True)]
+        self._lanes = [
+            (lane.first_row, lane.active, rows, lane.form.split) for lane, rows in zip(plan.lanes, lanes, strict=True)
+        ]
         self._items, self._width, self._gather = items, width, gather
         self._planned = plan.names
         self._active = [item.p.grad is not None for item in plan.items]
@@ -39,12 +41,12 @@ class Sums:
     @cached_property
     def rows(self) -> list[Floats]:
         """What each lane's launch left."""
-        return [rows.cpu().numpy() if isinstance(rows, Tensor) else rows for *_, rows in self._lanes]
+        return [rows.cpu().numpy() if isinstance(rows, Tensor) else rows for _, _, rows, _ in self._lanes]
 
     @cached_property
     def names(self) -> list[str]:
         """The parameters' names."""
-        active = [np.ones(len(first) - 1, bool) if mask is None else mask for first, mask, _ in self._lanes]
+        active = [np.ones(len(first) - 1, bool) if mask is None else mask for first, mask, _, _ in self._lanes]
         mask = np.concatenate([*active, self._active]).astype(bool)
         return [name for name, here in zip(self._planned, mask, strict=True) if here]
 
@@ -52,8 +54,10 @@ class Sums:
     def table(self) -> Floats:
         """The sums, [parameters, k]."""
         parts = [np.empty((0, self._width))]
-        for (first_row, mask, _), rows in zip(self._lanes, self.rows, strict=True):
+        for (first_row, mask, _, split), rows in zip(self._lanes, self.rows, strict=True):
             totals = per_tensor(first_row, rows, self._gather)
+            if split is not None:
+                totals = split.total(totals, self._gather is np.maximum)
             parts.append(totals if mask is None else totals[mask])
         known = iter(numbers([value for item in self._items for value in item]))
         rows = [[next(known) for _ in item] or [np.nan] * self._width for item in self._items]

@@ -16,9 +16,9 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +26,11 @@ from torch import Tensor
 
 from surefoot.engine import cache as code
 from surefoot.engine.launch import Kernel, address_of, block
+from surefoot.engine.shards import Slots, description, local, maker, sharded, slots
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor
 
 BLOCK = (  # of the kernel: one int64 each
     "CHANGED",  # set to 1 where a word is not what it was
@@ -39,7 +44,9 @@ KERNEL = f"""
 def kernel(block):
     address, words, was = ints(block[ADDRESS]), ints(block[WORDS]), block[WAS]
     for i in range(block[REGIONS]):
-        prefetch(address[i + {AHEAD}])
+        prefetch(address[i + {AHEAD}])  # the three lines of a TensorImpl
+        prefetch(address[i + {AHEAD}] + 64)
+        prefetch(address[i + {AHEAD}] + 128)
         now, before, changed = ints(address[i]), ints(was), 0
         for j in range(words[i]):
             changed |= now[j] ^ before[j]
@@ -61,16 +68,16 @@ class Witness:
     """The objects as they are now.
 
     Args:
-        tensors: plain ones
+        tensors: plain ones, and sharded ones together with their parts
         dicts, lists: whose items must stay the same objects
     """
 
     def __init__(
         self, tensors: Sequence[Tensor], dicts: Sequence[dict[Any, Any]], lists: Sequence[list[Any]], layout: Layout
     ) -> None:
-        self._held = [*tensors], [*dicts], [*lists]
+        self._held = [*tensors], [*dicts], [*lists], [description(t) for t in tensors if sharded(t)]
         regions = [*_objects(tensors, dicts, lists, layout), *_owned(tensors, dicts, lists, layout)]
-        regions += [(_storage(t) + HEAD * WORD, STORAGE) for t in tensors]
+        regions += [(_storage(t) + HEAD * WORD, STORAGE) for t in tensors if not sharded(t)]
         was = b"".join(ctypes.string_at(address, WORD * words) for address, words in regions)
         self._tables = {
             "ADDRESS": np.array([*(address for address, _ in regions), *[0] * AHEAD], np.int64),
@@ -91,7 +98,8 @@ def _objects(
     tensors: Sequence[Tensor], dicts: Sequence[dict[Any, Any]], lists: Sequence[list[Any]], layout: Layout
 ) -> Iterator[Region]:
     """The memory of Python objects, without the head."""
-    yield from ((id(t) + layout.place, 1) for t in tensors)
+    reach = 0 if layout.slots is None else (max(layout.slots.local, layout.slots.spec) - layout.place) // WORD
+    yield from ((id(t) + layout.place, 1 + reach if sharded(t) else 1) for t in tensors)
     for each in (*dicts, *lists):
         yield id(each) + HEAD * WORD, type(each).__basicsize__ // WORD - HEAD
 
@@ -100,7 +108,8 @@ def _owned(
     tensors: Sequence[Tensor], dicts: Sequence[dict[Any, Any]], lists: Sequence[list[Any]], layout: Layout
 ) -> Iterator[Region]:
     """The memory that they own."""
-    yield from ((t._cdata + HEAD * WORD, layout.tensor - HEAD) for t in tensors)
+    parts = [t for t in tensors if not sharded(t)]  # what a sharded one owns beside them says nothing
+    yield from ((t._cdata + HEAD * WORD, layout.tensor - HEAD) for t in parts)
     yield from ((_word(id(d), KEYS), (dict.__sizeof__(d) - type(d).__basicsize__) // WORD) for d in dicts)
     yield from ((_word(id(items), ITEMS), len(items)) for items in lists)
 
@@ -120,20 +129,24 @@ class Layout:
     run: the kernel
     place: how far into its Python object the address of a TensorImpl is, in bytes
     tensor: how large a TensorImpl is, in words
+    slots: of sharded tensors; None where only plain ones are known
     """
 
     run: Callable[[int], None]
     place: int
     tensor: int
+    slots: Slots | None = None
 
 
 def witness(tensors: Sequence[Tensor], dicts: Sequence[Any], lists: Sequence[Any]) -> Witness | None:
     """A witness of these objects; None where there can be none."""
-    known = layout()
+    first = next(filter(sharded, tensors), None)
+    known = layout() if first is None else sharded_layout(first.device_mesh)
     builtin = all(isinstance(d, dict) for d in dicts) and all(isinstance(items, list) for items in lists)
     if known is None or not builtin or any(t.dim() > 5 for t in tensors):  # of more dimensions, sizes lie elsewhere
         return None
-    return Witness(tensors, dicts, lists, known)
+    parts = [local(t) for t in tensors if sharded(t)]
+    return Witness([*tensors, *parts], dicts, lists, known)
 
 
 @cache
@@ -152,6 +165,17 @@ def layout() -> Layout | None:
         return None
     known = Layout(ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(run), found[0], words)
     return known if _works(known) else None
+
+
+@lru_cache(maxsize=1)
+def sharded_layout(mesh: DeviceMesh) -> Layout | None:
+    """What is needed for sharded tensors, too, tried out with some on this mesh."""
+    plain = layout()
+    found = None if plain is None else slots(mesh, plain.tensor)
+    if plain is None or found is None:
+        return None
+    known = replace(plain, slots=found)
+    return known if _works_with_shards(known, mesh) else None
 
 
 Change: TypeAlias = Callable[[Tensor, "dict[str, Any]", "list[Any]"], object]
@@ -178,5 +202,30 @@ def _works(known: Layout) -> bool:
         lambda t, d, items: d.update(more=1),
         lambda t, d, items: items.append(t),
         lambda t, d, items: items.__setitem__(0, d),
+    ]
+    return all(map(held, same)) and not any(map(held, others))
+
+
+def _works_with_shards(known: Layout, mesh: DeviceMesh) -> bool:
+    """Whether it does so with a sharded tensor, too."""
+    make = maker(mesh)
+
+    def held(change: Callable[[DTensor], object]) -> bool:
+        t = make(torch.zeros(2, 3))
+        tried = Witness([t, local(t)], [], [], known)
+        change(t)
+        return tried.holds()
+
+    same: list[Callable[[DTensor], object]] = [
+        lambda t: t.add_(1),
+        lambda t: local(t).zero_(),
+        lambda t: t.full_tensor(),
+    ]
+    others: list[Callable[[DTensor], object]] = [
+        lambda t: setattr(t, "_local_tensor", torch.zeros(2, 3)),
+        lambda t: setattr(t, "_spec", description(make(torch.zeros(2, 3)))),
+        lambda t: setattr(local(t), "data", torch.zeros(2, 3)),
+        lambda t: local(t).resize_(600),
+        lambda t: torch.utils.swap_tensors(t, make(torch.zeros(2, 3))),
     ]
     return all(map(held, same)) and not any(map(held, others))
