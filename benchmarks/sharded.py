@@ -3,9 +3,9 @@
     python benchmarks/sharded.py
 
 One process holds the only shard, so that both move the same elements. They take turns, on one thread. Each step has
-other gradients than the last, made beforehand: making DTensors in Python would leave the caches of one side emptier than
-those of the other. Figures are medians, of steps that find caches as the last one left them, and of steps before which
-they were emptied, as by a backward pass.
+other gradients than the last, made beforehand: making DTensors in Python would leave the caches of one side emptier
+than those of the other. Figures are medians, of steps that find caches as the last one left them, and of steps before
+which they were emptied, as by a backward pass.
 """
 
 from __future__ import annotations

@@ -41,12 +41,12 @@ class GpuLane(Lane):
     late = True
 
     def __init__(self, form: Form, items: Sequence[Item]) -> None:
+        self._given, self._pointers = Table(form.device), Table(form.device)
         super().__init__(form, items)
         self._groups_of = sent(self.groups[self.group_of], form.device)
         self._rows, self._factors = sent(self.rows, form.device), sent(self.factors, form.device)
         self._wholes, self._first_row = sent(self.wholes, form.device), sent(self.first_row, form.device)
         self._first_rows: dict[int, Tensor] = {}
-        self._given, self._pointers = Table(form.device), Table(form.device)
 
     @staticmethod
     def available(form: Form, options: Options) -> bool:
@@ -55,6 +55,11 @@ class GpuLane(Lane):
     @staticmethod
     def takes(update: Update) -> bool:
         return not update.differentiable
+
+    def refresh(self) -> bool:
+        same = super().refresh()
+        self._addresses = self._pointers.put(self.pointers)
+        return same
 
     def norms(self, options: Options) -> Tensor:
         return self._launch("largest" if options.largest else "norm", options)
@@ -81,7 +86,7 @@ class GpuLane(Lane):
             for number, value in ((1.0, scales.loss_scale), (0.0, scales.overflow))
         )
         hyper = given.new_empty((n, len(row_columns(self.form.rule))))
-        tables = given, self._groups_of, self._factors, self._addresses(), n, self._vector
+        tables = given, self._groups_of, self._factors, self._addresses, n, self._vector
         measured = found, len(found), len(updates), scale, overflow
         with _on(device):
             prepare(self.form.rule)[(-(-n // TENSORS),)](
@@ -113,9 +118,6 @@ class GpuLane(Lane):
             table[i, k].copy_(rows[i][k], non_blocking=True)
         return table
 
-    def _addresses(self) -> Tensor:
-        return self._pointers.put(self.pointers)
-
     def _launch(self, kind: str, options: Options, hyper: Tensor | None = None) -> Tensor:
         """Run a kernel over the rows. A row without a gradient leaves zeros."""
         from surefoot.engine import gpu_kernels
@@ -124,7 +126,7 @@ class GpuLane(Lane):
         if len(self.rows):
             kernel = next(each for each in kernels(self.form, options.structure) if each.kind == kind)
             hyper = self._factors if hyper is None else hyper
-            arguments = self._rows, self._addresses(), len(self.items), hyper, out
+            arguments = self._rows, self._addresses, len(self.items), hyper, out
             with _on(self.form.device):
                 gpu_kernels.rows(kernel)[(len(self.rows),)](*arguments, num_warps=WARPS)
         return out
