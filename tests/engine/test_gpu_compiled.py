@@ -83,14 +83,58 @@ CODE = """
     print(json.dumps(found))
 """
 
+LAUNCHES = """
+    import json
+    import torch
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+    import surefoot as sf
+    from surefoot.engine import gpu
+
+    class Driver:  # of a GPU that compiles and never runs
+        get_current_device = get_current_stream = lambda self, device=0: 0
+        get_current_target = lambda self: GPUTarget("cuda", 90, 32)
+
+    def compiled(kernel, *arguments, grid, warmup, **options):
+        found.append(kernel.__name__)
+        if kernel.__name__ == "place":  # what `gpu.works` looks at
+            arguments[0].copy_(torch.tensor(arguments[1:])[: len(arguments[0])])
+        return compile_only(kernel, *arguments, grid=grid, warmup=True, **options)
+
+    found, compile_only = [], JITFunction.run
+    driver.set_active(Driver())
+    JITFunction.run, gpu.DEVICES = compiled, ["cpu"]
+    for options in ({}, {"clip_norm": 1.0, "skip_nonfinite": True, "cautious": True, "rounding": "stochastic"}):
+        params = [torch.nn.Parameter(torch.ones(n).bfloat16()) for n in (3000, 5)]
+        opt = sf.optim.AdamW(params, lr=torch.tensor(1e-3), **options)
+        for step in range(4):
+            for p in params:
+                p.grad = torch.ones_like(p)
+            opt.grad_scale, opt.found_inf = torch.tensor(2.0), torch.tensor(0.0)
+            gpu.capturing = lambda step=step: step > 1
+            opt.step()
+        assert opt._engine._plan.lanes
+    print(json.dumps(found))
+"""
+
+
+def run(code: str, *arguments: str) -> list:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_what_a_step_launches_is_what_the_compiler_takes():
+    """Arguments as a step passes them; also while a graph is captured."""
+    assert set(run(LAUNCHES)) == {"place", "norm", "gather", "prepare", "agree", "update"}
+
 
 @pytest.mark.parametrize("part", ["rules", "options", "tables"])
 def test_every_kernel_compiles_and_moves_16_bytes_at_once(part):
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", textwrap.dedent(CODE), part]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400)
-    assert run.returncode == 0, run.stderr[-3000:]
-    for kind, stored, streams, loads, stores in json.loads(run.stdout):
+    for kind, stored, streams, loads, stores in run(CODE, part):
         gradient = 1 if kind in ("update", "agree") else 0
         assert loads >= streams + gradient, (kind, stored)  # each array in the loop without masks
         assert stores >= (streams if kind == "update" else 0), (kind, stored)
