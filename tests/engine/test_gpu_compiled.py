@@ -26,8 +26,8 @@ CODE = """
 
     ROWS = dict(rows="*i64", pointers="*i64", tensors="i32", hyper="*fp64", out="*fp64")
     PREPARE = dict(
-        given="*fp64", group_of="*i64", factors="*fp64", pointers="*i64", tensors="i32", steps="*fp64", found="*fp64",
-        parts="i32", groups="i32", loss_scale="*fp32", overflow="*fp32", hyper="*fp64",
+        given="*fp64", group_of="*i64", factors="*fp64", pointers="*i64", tensors="i32", steps="*fp64",
+        numbers="*fp64", found="*fp64", parts="i32", groups="i32", loss_scale="*fp32", overflow="*fp32", hyper="*fp64",
     )
 
     def compiled(function, types, **constants):
@@ -45,8 +45,8 @@ CODE = """
         kept = (states or stored,) * len(rule.states) + ("float32" if half else stored,) * more
         return Kernel("update", (stored, *kept), rule, **options)
 
-    def agree(kernel):
-        return replace(kernel, kind="agree", cautious=False, clearing=False, chance=False)
+    def agree(kernel, kind="agree"):
+        return replace(kernel, kind=kind, cautious=False, clearing=False, chance=False)
 
     types = [value for value in vars(optim).values() if isinstance(value, type)]
     classes = [each for each in types if issubclass(each, optim.Optimizer)]
@@ -54,6 +54,7 @@ CODE = """
     if sys.argv[1] == "rules":
         found = [loads(update(rule)) for rule in rules]
         found += [loads(agree(update(rule))) for rule in rules]
+        found += [loads(agree(update(rule), "measure")) for rule in rules if rule.terms]
         assert len(rules) >= 10
     elif sys.argv[1] == "tables":
         for rule in rules:
@@ -135,6 +136,6 @@ def test_what_a_step_launches_is_what_the_compiler_takes():
 @pytest.mark.parametrize("part", ["rules", "options", "tables"])
 def test_every_kernel_compiles_and_moves_16_bytes_at_once(part):
     for kind, stored, streams, loads, stores in run(CODE, part):
-        gradient = 1 if kind in ("update", "agree") else 0
+        gradient = 1 if kind in ("update", "agree", "measure") else 0
         assert loads >= streams + gradient, (kind, stored)  # each array in the loop without masks
         assert stores >= (streams if kind == "update" else 0), (kind, stored)

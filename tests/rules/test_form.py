@@ -56,9 +56,34 @@ def test_direction_keeps_to_the_form(rule):
     assert problems(rule.direction) == []
     assert rule.direction.__closure__ is None
     arguments = list(inspect.signature(rule.direction).parameters)
-    scalars = rule.scalars(1, *(0.5 for _ in rule.hyper))
+    scalars, _, factors = rule.counts
     assert arguments[:2] == ["g", "p"]
-    assert len(arguments) == 2 + len(rule.states) + len(scalars)
+    assert scalars + len(rule.numbers) == len(rule.scalars(1, *(0.5 for _ in (*rule.hyper, *rule.numbers))))
+    assert factors == (0 if rule.factors is None else len(made(rule)))
+    assert not rule.whole or arguments[-2:] == ["lr", "decay"]
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES.values() if rule.terms], ids=lambda rule: rule.name)
+def test_terms_keep_to_the_form(rule):
+    assert problems(rule.terms) == []
+    assert list(inspect.signature(rule.terms).parameters)[:2] == ["g", "p"]
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_a_rule_is_short(rule):
+    """At most 15 lines of arithmetic."""
+    functions = [each for each in (rule.scalars, rule.terms, rule.factors, rule.direction) if each is not None]
+    bodies = [ast.parse(textwrap.dedent(inspect.getsource(function))).body[0].body for function in functions]
+    assert sum(len(body) for body in bodies) <= 20  # the returns count, too
+    assert len(ast.parse(textwrap.dedent(inspect.getsource(rule.direction))).body[0].body) <= 15
+
+
+def made(rule: Rule) -> tuple:
+    """What a rule makes of sums that are all 1."""
+    scalars, sums, _ = rule.counts
+    if rule.common:
+        return rule.factors(*(1.0 for _ in range(sums)), *(0.5 for _ in rule.hyper))
+    return rule.factors(4.0, *(1.0 for _ in range(sums)), *(0.5 for _ in range(scalars + 2 * rule.whole)))
 
 
 def test_the_walk_sees_what_it_forbids():
@@ -85,7 +110,10 @@ def test_the_walk_sees_what_it_forbids():
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_rules_run_on_plain_floats(rule):
-    hyper = [0.5 for _ in rule.hyper]
-    direction, *states = rule.direction(1.0, 2.0, *(0.25 for _ in rule.states), *rule.scalars(3, *hyper))
+    numbers = rule.scalars(3, *(0.5 for _ in (*rule.hyper, *rule.numbers)))[: rule.counts[0]]
+    factors = made(rule) if rule.factors else ()
+    given = [1.0] if rule.given else []
+    whole = (0.1, 0.5) if rule.whole else ()
+    direction, *states = rule.direction(1.0, 2.0, *given, *(0.25 for _ in rule.states), *numbers, *factors, *whole)
     assert isinstance(direction, float)
     assert len(states) == len(rule.states)

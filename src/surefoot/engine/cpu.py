@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,9 +13,19 @@ import torch
 from surefoot.engine import launch, rounding, states, threads
 from surefoot.engine.cache import address
 from surefoot.engine.lane import Floats, Form, Ints, Lane, kernels, per_tensor
-from surefoot.engine.launch import BLOCK, FACTORS, SUMS, address_of
+from surefoot.engine.launch import BLOCK, FACTORS, HYPER, address_of
 from surefoot.engine.options import Options, Structure
 from surefoot.engine.update import Item, Scales, Update
+from surefoot.rules.rule import Rule, bind
+
+OPERATIONS = {
+    "sqrt": np.sqrt,
+    "where": np.where,
+    "maximum": np.maximum,
+    "minimum": np.minimum,
+    "absolute": np.abs,
+    "sign": np.sign,
+}
 
 
 class CpuLane(Lane):
@@ -23,6 +33,7 @@ class CpuLane(Lane):
 
     counts: [tensors], the steps that each has taken
     span: the smallest and the largest of them; valid after `refresh`
+    numbers: float64 [., tensors], the rule's own
     """
 
     def __init__(self, form: Form, items: Sequence[Item]) -> None:
@@ -31,7 +42,7 @@ class CpuLane(Lane):
 
     @staticmethod
     def available(form: Form, options: Options) -> bool:
-        return None not in _programs(form, options.structure).values()
+        return all(program is not None for program, _ in _programs(form, options.structure).values())
 
     @staticmethod
     def takes(update: Update) -> bool:
@@ -48,49 +59,84 @@ class CpuLane(Lane):
     def norms(self, options: Options) -> Floats:
         return self._launch("largest" if options.largest else "norm", options)
 
-    def step(self, updates: Sequence[Update], scales: Scales, options: Options) -> Floats:
-        index, hyper = self._hyper(updates, scales, options)
+    def begin(self, updates: Sequence[Update], scales: Scales, options: Options) -> Floats | None:
+        rule = self.form.rule
+        self._clip(scales)
+        self._index, table = self._table(updates, scales, options)
+        width = table.shape[1] - len(rule.numbers)
+        self._hyper, self._next = np.ascontiguousarray(table[:, :width]), table[:, width:]
+        if rule.terms is None:
+            return None
+        sums = self._totals("measure", options)
+        if rule.common:
+            return sums
+        assert rule.factors is not None
+        each = self._hyper[self._index]
+        scalars: list[Floats] = [*each[:, len(HYPER) :].T]
+        whole: list[Floats] = []
+        if rule.whole:
+            pairs = (("lr", "lr_factor"), ("decoupled", "decay_factor"))
+            whole = [each[:, HYPER.index(a)] * self.factors[:, FACTORS.index(b)] for a, b in pairs]
+        with np.errstate(all="ignore"):
+            for i, factor in enumerate(_bound(rule)(self.wholes, *sums.T, *scalars, *whole), len(FACTORS)):
+                self.factors[:, i] = factor
+        return None
+
+    def step(self, updates: Sequence[Update], options: Options) -> Floats:
+        if self.form.rule.common:
+            for group in self.groups:
+                self.factors[self.groups[self.group_of] == group, len(FACTORS) :] = updates[group].settled
         if options.cautious:
-            agreed = per_tensor(self.first_row, self._launch("agree", options, index, hyper))[:, 0]
-            split = self.form.split
-            agreed = agreed if split is None else split.total(agreed)
-            self.factors[:, FACTORS.index("rescale")] = self.wholes / (agreed + 1)
-        sums = self._launch("update", options, index, hyper)
+            self.factors[:, FACTORS.index("rescale")] = self.wholes / (self._totals("agree", options)[:, 0] + 1)
+        sums = self._launch("update", options)
         self._advance()
         return sums
 
-    def _hyper(self, updates: Sequence[Update], scales: Scales, options: Options) -> tuple[Ints, Floats]:
-        """The table of hyper-parameters, a row for each (group, step), and which row each tensor takes."""
+    def _totals(self, kind: str, options: Options) -> Floats:
+        """What a kernel leaves for each tensor, in all processes."""
+        found = per_tensor(self.first_row, self._launch(kind, options))
+        return found if self.form.split is None else self.form.split.total(found)
+
+    def _table(self, updates: Sequence[Update], scales: Scales, options: Options) -> tuple[Ints, Floats]:
+        """Which row of the table of hyper-parameters each tensor takes, and the table: a row for each (group, step).
+
+        After what `launch.HYPER` names and the rule's scalars come its new numbers.
+        """
         bound, share = options.clip_value or math.inf, 1 - (options.ema or 1.0)
 
-        def row(group: int, t: float) -> list[float]:  # as launch.HYPER names them; they are numbers (Update.numeric)
+        def row(group: int, t: float, *numbers: float) -> list[float]:  # all are numbers (Update.numeric)
             update = updates[group]
             decay = update.weight_decay
             coupled, decoupled = (0.0, decay) if update.decoupled else (decay, 0.0)
-            scalars = update.rule.scalars(t, *(update.hyper[name] for name in update.rule.hyper))
+            scalars = update.rule.scalars(t, *(update.hyper[name] for name in update.rule.hyper), *numbers)
             noise = float(rounding.noise(options.rounding_seed, int(t))) if options.chance else 0.0
             first = (noise, scales.groups[group], bound)
             return [*first, update.lr, coupled, decoupled, share, *scalars]  # pyright: ignore[reportReturnType]
 
         least, most = self.span
-        if least == most:
+        if least == most and not len(self.numbers):
             return self.group_of, np.array([row(group, least + 1) for group in self.groups], np.float64)
         step = self.counts.astype(np.float64) + 1
-        pairs, index = np.unique(np.stack([self.groups[self.group_of], step]), axis=1, return_inverse=True)
-        listed = cast("list[tuple[float, float]]", pairs.T.tolist())
-        return index.reshape(-1), np.array([row(int(group), t) for group, t in listed], np.float64)
+        keys = np.stack([self.groups[self.group_of], step, *self.numbers])
+        if (keys == keys[:, :1]).all():
+            return np.zeros(len(self.items), np.int64), np.array(
+                [row(int(keys[0, 0]), *keys[1:, 0].tolist())], np.float64
+            )
+        pairs, index = np.unique(keys, axis=1, return_inverse=True)
+        listed = cast("list[tuple[float, ...]]", pairs.T.tolist())
+        return index.reshape(-1), np.array([row(int(group), *rest) for group, *rest in listed], np.float64)
 
-    def _launch(self, kind: str, options: Options, index: Ints | None = None, hyper: Floats | None = None) -> Floats:
-        """Run a kernel over the rows. A row without a gradient leaves zeros."""
-        program = _programs(self.form, options.structure)[kind]
+    def _launch(self, kind: str, options: Options) -> Floats:
+        """Run a kernel over the rows. A row without a gradient is left as it is, which is 0."""
+        program, width = _programs(self.form, options.structure)[kind]
         assert program is not None  # or else this would be no lane
         make = np.empty if self.active is None else np.zeros
-        out = make((len(self.rows), len(SUMS[kind])))
+        out = make((len(self.rows), width))
         workers = threads.count(self.elements)
         block = self._block(workers)
         block[CLAIMED], block[OUT] = 0, address_of(out)
-        if index is not None and hyper is not None:
-            block[INDEX], block[HYPER] = address_of(index), address_of(hyper)
+        if kind not in ("norm", "largest"):
+            block[INDEX], block[TABLE] = address_of(self._index), address_of(self._hyper)
         threads.run(program, address_of(block), workers)
         return out
 
@@ -109,17 +155,25 @@ class CpuLane(Lane):
         return self._blocks[threads][0]
 
     def _count(self) -> None:
+        names = self.form.rule.numbers
+        numbers = torch.tensor([[float(i.kept[name]) for i in self.items] for name in names], dtype=torch.float64)
+        self.numbers: Floats = numbers.numpy()
+        for name, vector in zip(names, numbers, strict=True):
+            self._keep(name, vector)
         if not self.form.counted:
             self.counts = np.array(self._taken())
             return
         counts = [float(item.kept["step"]) for item in self.items]
         dtype = self.items[0].kept["step"].dtype if max(counts) < states.EXACT else torch.float64
         vector = torch.tensor(counts, dtype=dtype)
-        self._count_in(vector)
+        self._keep("step", vector)
         self.counts = vector.numpy()
 
     def _advance(self) -> None:
         """Count a step of every tensor that has a gradient."""
+        if len(self.numbers):
+            new: Floats = self._next[self._index].T
+            self.numbers[:] = new if self.active is None else np.where(self.active, new, self.numbers)
         if not self.form.counted:  # all that such a rule asks is whether it is the first
             self.counts[slice(None) if self.active is None else self.active] = 1
         elif self.active is None:
@@ -129,10 +183,20 @@ class CpuLane(Lane):
 
 
 @cache
-def _programs(form: Form, structure: Structure) -> dict[str, int | None]:
-    """Where the code of each kind of kernel lies that options of this structure need; compiled if it is new."""
-    return {kernel.kind: address(kernel) for kernel in kernels(form, structure)}
+def _bound(rule: Rule) -> Callable[..., tuple[Any, ...]]:
+    """What makes a rule's factors of its sums, over arrays."""
+    assert rule.factors is not None
+    return bind(rule.factors, OPERATIONS)
+
+
+@cache
+def _programs(form: Form, structure: Structure) -> dict[str, tuple[int | None, int]]:
+    """Where the code of each kind of kernel lies that options of this structure need, and how many sums it leaves.
+
+    A new one is compiled.
+    """
+    return {kernel.kind: (address(kernel), len(kernel.sums)) for kernel in kernels(form, structure)}
 
 
 UNITS = 4  # shares for each thread: a thread that is held up leaves its last ones to the others
-CLAIMED, INDEX, HYPER, OUT = (BLOCK.index(name) for name in ("CLAIMED", "INDEX", "HYPER", "OUT"))
+CLAIMED, INDEX, TABLE, OUT = (BLOCK.index(name) for name in ("CLAIMED", "INDEX", "HYPER", "OUT"))

@@ -1,27 +1,24 @@
 """The text of one element's step, the same in the loops of the CPU (`source`) and in the kernels of the GPU (`triton`).
 
-What it names is bound by each: `direction` and `where`, the hyper-parameters as `launch.HYPER` names them, the numbers
-c0, c1 ... that the rule's `scalars` returned, and `Memory`'s arrays.
+What it names is bound by each: `direction`, `terms` and `where`, the hyper-parameters as `launch.HYPER` names them, the
+numbers c0, c1 ... that the rule's `scalars` returned and f0, f1 ... that its `factors` did, and `Memory`'s arrays.
 """
 
 from __future__ import annotations
 
-import inspect
-
 from surefoot.engine.launch import Kernel
 from surefoot.rules.rule import Rule
 
-DIRECTION = """
+GRADIENT = """
 x, raw = {x}, {g}
 {master}
 grad = raw * scale
 {bound}
 grad = grad + where(coupled != zero, coupled * x, zero)  # a decay of zero must not make 0 * inf
-{results} = direction(grad, x, {states}{scalars})
 """
 MOVE = """
 {cautious}
-update = lr * (d + where(decoupled != zero, decoupled * x, zero))
+update = {update}
 new = x - update
 {writes}
 """
@@ -40,8 +37,9 @@ class Memory:
         self.states = [f"s{i}" for i in range(len(kernel.rule.states))] if kernel.rule else []
         flags = {"average": kernel.averaged, "master": kernel.mastered}
         kept = ["p", *self.states, *(name for name, there in flags.items() if there)]
-        self.stored = dict(zip(kept, kernel.stored, strict=True)) | {"g": kernel.stored[0]}
-        self.streams = dict(enumerate(["p", "g", *kept[1:]])) if kernel.rule else {1: "g"}
+        given = ["o"] if kernel.rule and kernel.rule.given else []
+        self.stored = dict(zip(kept, kernel.stored, strict=True)) | {"g": kernel.stored[0], "o": kernel.precision}
+        self.streams = dict(enumerate(["p", "g", *kept[1:], *given])) if kernel.rule else {1: "g"}
 
     def element(self, name: str) -> str:
         """An element as it is stored."""
@@ -76,7 +74,12 @@ class Memory:
 
 def scalars(rule: Rule) -> list[str]:
     """Names for what the rule's `scalars` returned."""
-    return [f"c{i}" for i in range(len(inspect.signature(rule.direction).parameters) - 2 - len(rule.states))]
+    return [f"c{i}" for i in range(rule.counts[0])]
+
+
+def factors(rule: Rule) -> list[str]:
+    """Names for what the rule's `factors` returned."""
+    return [f"f{i}" for i in range(rule.counts[2])]
 
 
 def keys(kernel: Kernel, memory: Memory) -> list[str]:
@@ -89,21 +92,37 @@ def keys(kernel: Kernel, memory: Memory) -> list[str]:
 
 
 def direction(kernel: Kernel, rule: Rule, memory: Memory) -> str:
-    """Text that sets `x`, `raw` (its gradient), `grad` (what the rule is given), `d` and the new states."""
+    """Text that sets `d` and the new states."""
+    results = ", ".join(["d", *(f"new_{name}" for name in memory.states)]) if memory.states else "(d,)"
+    given = [memory.read("o")] if rule.given else []
+    return gradient(kernel, memory) + _call("direction", results, rule, memory, given, factors(rule))
+
+
+def terms(kernel: Kernel, rule: Rule, memory: Memory) -> str:
+    """Text that sets what the rule adds up: q0, q1 ..."""
+    results = "".join(f"q{i}, " for i in range(rule.counts[1]))
+    return gradient(kernel, memory) + _call("terms", f"({results})", rule, memory, [], [])
+
+
+def _call(name: str, results: str, rule: Rule, memory: Memory, given: list[str], found: list[str]) -> str:
+    states = [memory.read(state) for state in memory.states]
+    whole = ["lr", "decoupled"] if rule.whole else []
+    return f"{results} = {name}({', '.join(['grad', 'x', *given, *states, *scalars(rule), *found, *whole])})\n"
+
+
+def gradient(kernel: Kernel, memory: Memory) -> str:
+    """Text that sets `x`, `raw` (its gradient) and `grad` (what the rule is given)."""
     # a parameter that is not its master copy rounded was written by somebody else
     same = f"{memory.nearest('p', memory.element('master'))} == {memory.element('p')}" if kernel.mastered else ""
-    return DIRECTION.format(
+    return GRADIENT.format(
         x=memory.read("p"),
         g=memory.read("g"),
         master=f"x = where({same}, {memory.element('master')}, x)" if kernel.mastered else "",
         bound="grad = minimum(maximum(grad, -bound), bound)" if kernel.bounded else "",
-        results=", ".join(["d", *(f"new_{name}" for name in memory.states)]) if memory.states else "(d,)",
-        states="".join(f"{memory.read(name)}, " for name in memory.states),
-        scalars=", ".join(scalars(rule)),
     )
 
 
-def move(kernel: Kernel, memory: Memory) -> str:
+def move(kernel: Kernel, rule: Rule, memory: Memory) -> str:
     """Text that sets `update` and stores all that is new."""
     writes = [f"stored = {memory.rounded('p', 'new')}", memory.assign("p", "stored")]
     writes += [memory.assign(name, memory.rounded(name, f"new_{name}")) for name in memory.states]
@@ -113,7 +132,8 @@ def move(kernel: Kernel, memory: Memory) -> str:
         old, current = memory.element("average"), "new" if kernel.mastered else memory.wide("p", "stored")
         writes += [memory.assign("average", f"{old} + share * ({current} - {old})")]
     cautious = "d = where(d * grad > zero, d * rescale, zero)" if kernel.cautious else ""
-    return MOVE.format(cautious=cautious, writes="\n".join(writes))
+    update = "d" if rule.whole else "lr * (d + where(decoupled != zero, decoupled * x, zero))"
+    return MOVE.format(cautious=cautious, update=update, writes="\n".join(writes))
 
 
 def momentum(rule: Rule, memory: Memory) -> str:

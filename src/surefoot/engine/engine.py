@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from surefoot.engine import gpu, reference
+from surefoot.engine import common, gpu, reference
 from surefoot.engine.gradient import Gradient
 from surefoot.engine.launch import SUMS
 from surefoot.engine.options import Options
@@ -63,9 +63,12 @@ class Engine:
         # where gradients share memory, all must have been read before the first is cleared
         clear = options.zero_grad_in_step and not plan.items and not plan.gradients_overlap()
         launched = options if clear == options.zero_grad_in_step else replace(options, zero_grad_in_step=False)
-        lanes = [lane.step(updates, scales, launched) for lane in plan.lanes]
+        sums = [lane.begin(updates, scales, launched) for lane in plan.lanes]
+        if any(update.rule.common for update in updates):
+            common.settle(plan, updates, scales, options, sums)
+        lanes = [lane.step(updates, launched) for lane in plan.lanes]
         items = [
-            reference.step(item, updates[item.group], options, scales.groups[item.group])
+            reference.step(item, updates[item.group], options, scales.of(item))
             for item in plan.items
             if item.p.grad is not None
         ]
@@ -106,6 +109,10 @@ def decide(
     on_device, known = (loss_scale, 1.0) if isinstance(loss_scale, Tensor) else (None, loss_scale)
     signs = [-1.0 if update.maximize else 1.0 for update in updates]
     scales = Scales([sign * factor / known for sign, factor in zip(signs, factors, strict=True)])
+    if gradient is not None and not late and gradient.of_tensors:
+        of = gradient.of_tensors
+        named = zip(plan.planned, plan.names, strict=True)
+        scales.tensors = {item.number: of[name] for item, name in named if name in of}
     if late:
         scales.loss_scale, scales.overflow = on_device, overflow
         scales.found = gpu.found(plan.lanes, gradient.rows, len(updates), options) if gradient is not None else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from subprocess import SubprocessError
@@ -20,9 +20,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from surefoot.engine import rounding
+from surefoot.engine import element, reference, rounding
+from surefoot.engine.gpu_source import row_columns
 from surefoot.engine.lane import Form, Lane, kernels
-from surefoot.engine.launch import SUMS
 from surefoot.engine.options import Options
 from surefoot.engine.update import Item, Scales, Update
 from surefoot.errors import UserError
@@ -44,7 +44,8 @@ class GpuLane(Lane):
         self._given, self._pointers = Table(form.device), Table(form.device)
         super().__init__(form, items)
         self._groups_of = sent(self.groups[self.group_of], form.device)
-        self._rows, self._factors = sent(self.rows, form.device), sent(self.factors, form.device)
+        self._rows = sent(self.rows, form.device)
+        self._told_factors = Table(form.device)
         self._wholes, self._first_row = sent(self.wholes, form.device), sent(self.first_row, form.device)
         self._first_rows: dict[int, Tensor] = {}
 
@@ -72,9 +73,50 @@ class GpuLane(Lane):
         found = self._gather(rows, self._first_rows[groups], options.largest)
         return found if self.form.split is None else self.form.split.reduce(found, options.largest)
 
-    def step(self, updates: Sequence[Update], scales: Scales, options: Options) -> Tensor:
+    def begin(self, updates: Sequence[Update], scales: Scales, options: Options) -> Tensor | None:
+        rule = self.form.rule
+        self._clip(scales)
+        self._hyper = self._prepare(updates, scales, options)
+        if rule.terms is None:
+            return None
+        sums = self._totals("measure", options)
+        if rule.common:
+            return sums
+        assert rule.factors is not None
+        columns = dict(zip(row_columns(rule), self._hyper.T, strict=True))
+        whole = (columns["lr"], columns["decoupled"]) if rule.whole else ()
+        scalars = (columns[name] for name in element.scalars(rule))
+        found = reference.bound(rule.factors)(self._wholes, *sums.T, *scalars, *whole)
+        self._settle(found)
+        return None
+
+    def step(self, updates: Sequence[Update], options: Options) -> Tensor:
+        if self.form.rule.common:
+            settled = torch.stack(
+                [torch.stack([*update.settled]) for update in updates if update.rule is self.form.rule]
+            )
+            of_group = np.cumsum([update.rule is self.form.rule for update in updates]) - 1
+            self._settle(settled[sent(of_group[self.groups[self.group_of]], self.form.device)].T)
+        if options.cautious:
+            agreed = self._totals("agree", options)[:, 0]
+            self._hyper[:, row_columns(self.form.rule).index("rescale")] = self._wholes / (agreed + 1)
+        return self._launch("update", options)
+
+    def _settle(self, found: Iterable[Tensor]) -> None:
+        """Take up the rule's factors, for each tensor."""
+        first = row_columns(self.form.rule).index("f0")
+        for i, factor in enumerate(found, first):
+            self._hyper[:, i] = factor
+
+    def _totals(self, kind: str, options: Options) -> Tensor:
+        """What a kernel leaves for each tensor, in all processes."""
+        found = self._gather(self._launch(kind, options), self._first_row, False)
+        return found if self.form.split is None else self.form.split.reduce(found)
+
+    def _prepare(self, updates: Sequence[Update], scales: Scales, options: Options) -> Tensor:
+        """The table of hyper-parameters, a row for each tensor as `gpu_source.row_columns` has it; counts the step."""
         from surefoot.engine.gpu_kernels import prepare
-        from surefoot.engine.gpu_source import TENSORS, row_columns
+        from surefoot.engine.gpu_source import TENSORS
 
         n, device, clip = len(self.items), self.form.device, options.clip_norm
         skips = options.skip_nonfinite and scales.found is not None
@@ -86,18 +128,15 @@ class GpuLane(Lane):
             for number, value in ((1.0, scales.loss_scale), (0.0, scales.overflow))
         )
         hyper = given.new_empty((n, len(row_columns(self.form.rule))))
-        tables = given, self._groups_of, self._factors, self._addresses, n, self._vector
+        told = self._told_factors.put(self.factors)
+        tables = given, self._groups_of, told, self._addresses, n, self._vector, self._numbers
         measured = found, len(found), len(updates), scale, overflow
         with _on(device):
             prepare(self.form.rule)[(-(-n // TENSORS),)](
                 *tables, *measured, hyper,
                 COUNTED=self.form.counted, CLIP=clipped, LARGEST=options.largest, SKIP=skips,
             )  # fmt: skip
-        if options.cautious:
-            agreed = self._gather(self._launch("agree", options, hyper), self._first_row, False)[:, 0]
-            agreed = agreed if self.form.split is None else self.form.split.reduce(agreed)
-            hyper[:, row_columns(self.form.rule).index("rescale")] = self._wholes / (agreed + 1)
-        return self._launch("update", options, hyper)
+        return hyper
 
     def _told(self, updates: Sequence[Update], scales: Scales, options: Options) -> Tensor:
         """What the host knows of each group, as `gpu_source.GIVEN` has it, and the rule's hyper-parameters."""
@@ -118,15 +157,14 @@ class GpuLane(Lane):
             table[i, k].copy_(rows[i][k], non_blocking=True)
         return table
 
-    def _launch(self, kind: str, options: Options, hyper: Tensor | None = None) -> Tensor:
+    def _launch(self, kind: str, options: Options) -> Tensor:
         """Run a kernel over the rows. A row without a gradient leaves zeros."""
         from surefoot.engine import gpu_kernels
 
-        out = self._factors.new_empty((len(self.rows), len(SUMS[kind])))
+        kernel = next(each for each in kernels(self.form, options.structure) if each.kind == kind)
+        out = torch.empty((len(self.rows), len(kernel.sums)), dtype=torch.float64, device=self.form.device)
         if len(self.rows):
-            kernel = next(each for each in kernels(self.form, options.structure) if each.kind == kind)
-            hyper = self._factors if hyper is None else hyper
-            arguments = self._rows, self._addresses, len(self.items), hyper, out
+            arguments = self._rows, self._addresses, len(self.items), out if kernel.rule is None else self._hyper, out
             with _on(self.form.device):
                 gpu_kernels.rows(kernel)[(len(self.rows),)](*arguments, num_warps=WARPS)
         return out
@@ -141,15 +179,22 @@ class GpuLane(Lane):
         return found
 
     def _count(self) -> None:
+        names = self.form.rule.numbers
+        self._numbers = torch.empty((max(1, len(names)), len(self.items)), dtype=torch.float64, device=self.form.device)
+        for name, vector in zip(names, self._numbers, strict=False):
+            self._keep(name, vector.copy_(self._gathered(name)))
         if not self.form.counted:
             self._vector = sent(np.array(self._taken()), self.form.device)
             return
-        steps = [item.kept["step"] for item in self.items]
-        if all(step.device.type == "cpu" for step in steps):
-            self._vector = sent(np.array([float(step) for step in steps]), self.form.device)
-        else:
-            self._vector = torch.stack([step.to(self.form.device, torch.float64) for step in steps])
-        self._count_in(self._vector)
+        self._vector = self._gathered("step")
+        self._keep("step", self._vector)
+
+    def _gathered(self, name: str) -> Tensor:
+        """A number in the states of all parameters, in one vector on the device."""
+        found = [item.kept[name] for item in self.items]
+        if all(number.device.type == "cpu" for number in found):
+            return sent(np.array([float(number) for number in found]), self.form.device)
+        return torch.stack([number.to(self.form.device, torch.float64) for number in found])
 
 
 class Table:

@@ -72,6 +72,11 @@ def divide64(x, y):
 
 
 @jit
+def log(x):  # in double precision
+    return tl.log(x)
+
+
+@jit
 def power(x, y):  # in double precision; x is not negative
     return tl.exp(y * tl.log(x))
 
@@ -153,7 +158,7 @@ def highest(x):
 
 
 NAMES = (
-    "where", "maximum", "minimum", "absolute", "sign", "power", "wide", "nearest_bfloat16", "nearest_float16",
+    "where", "maximum", "minimum", "absolute", "sign", "log", "power", "wide", "nearest_bfloat16", "nearest_float16",
     "chance_bfloat16", "chance_float16", "mix", "whole", "key", "bits", "highest",
 )  # fmt: skip
 

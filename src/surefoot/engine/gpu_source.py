@@ -3,6 +3,7 @@
 norm      for each row the sum of squares (or the largest size) of the gradient, and how many elements are not finite
 prepare   for each tensor its row of the table of hyper-parameters: step counts, the rule's `scalars`, the clip factor,
           and whether it moves at all
+measure   for each row the sums of what a rule's `terms` are
 agree     for each row how many directions have the gradient's sign (one more pass, for the cautious update)
 update    the step, and for each row the sums over gradient, update, parameter and momentum
 
@@ -18,8 +19,8 @@ from collections.abc import Callable
 from textwrap import dedent, indent
 from typing import Any
 
-from surefoot.engine.element import Memory, direction, keys, momentum, move, scalars
-from surefoot.engine.launch import FACTORS, HYPER, SUMS, Kernel
+from surefoot.engine.element import Memory, direction, factors, keys, momentum, move, scalars, terms
+from surefoot.engine.launch import FACTORS, HYPER, Kernel
 from surefoot.rules.rule import Rule
 
 BLOCK = 512  # elements that a program takes at once: 4 for each of 128 threads, a load of 16 bytes in single precision
@@ -85,7 +86,7 @@ for base in range(0, tl.where(present, count, 0), {block}):
 PREPARE = """
 @triton.jit(do_not_specialize=["tensors", "groups", "parts"])
 def prepare(
-    given, group_of, factors, pointers, tensors, steps, found, parts, groups, loss_scale, overflow, hyper,
+    given, group_of, factors, pointers, tensors, steps, numbers, found, parts, groups, loss_scale, overflow, hyper,
     COUNTED: tl.constexpr, CLIP: tl.constexpr, LARGEST: tl.constexpr, SKIP: tl.constexpr,
 ):
     i = tl.program_id(0) * {tensors} + tl.arange(0, {tensors})
@@ -124,6 +125,7 @@ def prepare(
     t = taken + 1
     noise = mix(whole(seed) ^ whole(t)).to(tl.float64)
     tl.store(steps + i, tl.where(moves, t if COUNTED else 1.0, taken), mask=inside)
+    scale = scale * clip
     lr = lr * lr_factor
     coupled = coupled * decay_factor
     decoupled = decoupled * decay_factor
@@ -155,10 +157,11 @@ def place(table, {arguments}):
 
 def source(kernel: Kernel) -> str:
     """The text of a kernel over rows; of one with a rule also the rule's."""
-    memory, sums = GpuMemory(kernel), SUMS[kernel.kind]
+    memory, sums = GpuMemory(kernel), kernel.sums
     m, text, numbers = "", "", []
     if kernel.rule is not None:
-        text = rule_text(kernel.rule.direction, "direction", "Div", "divide")
+        for name in ("terms",) if kernel.kind == "measure" else ("direction",):
+            text += rule_text(getattr(kernel.rule, name), name, "Div", "divide")
         numbers = _numbers(kernel, kernel.rule, memory)
         m = momentum(kernel.rule, memory)
     signed = ["dot = tl.where(scale < 0, -1, 1) * tl.sum(dot)"] if "dot" in sums else []  # m is the negative's momentum
@@ -186,16 +189,25 @@ def source(kernel: Kernel) -> str:
 def prepare(rule: Rule) -> str:
     """The text of the kernel that works out a rule's hyper-parameters."""
     given, columns = [*GIVEN, *rule.hyper], row_columns(rule)
-    row, width = f"hyper + {len(columns)} * i", len(FACTORS)
+    row, width = f"hyper + {len(columns)} * i", len(FACTORS) + rule.counts[2]
     load = f"tl.load(given + {len(given)} * group + {{}})"
-    calls = [f"{', '.join(scalars(rule))}, = scalars({', '.join(('t', *(f'h_{name}' for name in rule.hyper)))})"]
+    old, new = ([f"{age}_{name}" for name in rule.numbers] for age in ("old", "new"))
+    number = "numbers + {} * tensors + i"
+    calls = [f"{name} = tl.load({number.format(k)}, mask=inside, other=0)" for k, name in enumerate(old)]
+    taken = ", ".join(("t", *(f"h_{name}" for name in rule.hyper), *old))
+    calls += [f"{', '.join([*scalars(rule), *new])}, = scalars({taken})"] if scalars(rule) else []
+    calls += [
+        f"tl.store({number.format(k)}, tl.where(moves, new_{name}, old_{name}), mask=inside)"
+        for k, name in enumerate(rule.numbers)
+    ]
+    later = factors(rule)  # when their sums are known
     return rule_text(rule.scalars, "scalars", "Pow", "power") + PREPARE.format(
         block=BLOCK,
         tensors=TENSORS,
         given=_lines(1, [f"{'h_' if i >= len(GIVEN) else ''}{n} = {load.format(i)}" for i, n in enumerate(given)]),
         factors=_lines(1, [f"{n} = tl.load(factors + {width} * i + {k}, mask=inside)" for k, n in enumerate(FACTORS)]),
-        scalars=_lines(1, calls if scalars(rule) else []),
-        store=_lines(1, [f"tl.store({row} + {k}, {n}, mask=inside)" for k, n in enumerate(columns)]),
+        scalars=_lines(1, calls),
+        store=_lines(1, [f"tl.store({row} + {k}, {n}, mask=inside)" for k, n in enumerate(columns) if n not in later]),
     )
 
 
@@ -211,7 +223,7 @@ def others() -> str:
 
 def row_columns(rule: Rule) -> list[str]:
     """The columns of the table of hyper-parameters."""
-    return [*MORE, *HYPER, *scalars(rule)]
+    return [*MORE, *HYPER, *scalars(rule), *factors(rule)]
 
 
 class GpuMemory(Memory):
@@ -254,10 +266,13 @@ def _body(kernel: Kernel, memory: GpuMemory, m: str) -> str:
         return lines + NORM.format(g=memory.element("g"), gather=gather)
     # where there is no element a rule may make NaN of zeros
     there = "tl.where(inside, {}, 0)" if memory.mask else "{}"
+    if kernel.kind == "measure":
+        add = [f"{name} += {there.format(f'wide(q{i})')}" for i, name in enumerate(kernel.sums)]
+        return "\n".join([lines + terms(kernel, kernel.rule, memory), *add])
     lines += direction(kernel, kernel.rule, memory)
     if kernel.kind == "agree":
         return lines + AGREE
-    lines += move(kernel, memory) + SUM.format(update=there.format("update64 * update64"))
+    lines += move(kernel, kernel.rule, memory) + SUM.format(update=there.format("update64 * update64"))
     return lines + (MOMENTUM.format(m=there.format(f"new_{m}")) if m else "")
 
 

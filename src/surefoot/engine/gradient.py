@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +15,7 @@ from surefoot.engine.launch import SUMS
 from surefoot.engine.options import Norms, Options
 from surefoot.engine.plan import Plan
 from surefoot.engine.sums import Sums, numbers
-from surefoot.errors import UserError
+from surefoot.errors import UserError, unknown
 
 
 class Gradient:
@@ -29,6 +29,7 @@ class Gradient:
         self._loss_scale = loss_scale
         self._largest = options.largest
         self._number = groups
+        self.of_tensors: dict[str, float] = {}  # factors of single parameters, once `factors` was asked
         items = [item for item in plan.items if item.p.grad is not None]
         self.rows = [lane.norms(options) for lane in plan.lanes]
         # no tensor but the results is held: a report may be kept for long
@@ -85,9 +86,13 @@ class Gradient:
             where = self.fault() or "the sum of squares overflows"
             raise UserError(f"the norm of the gradient is {self.total}, and error_if_nonfinite is set: {where}")
         if callable(clip.max_norm):
-            factors = _each(clip.max_norm(Norms(self.total, self.groups, self.tensors)), groups)
-            if math.isfinite(self.total) and not all(0 <= factor < math.inf for factor in factors):
-                raise UserError(f"the clip_norm function must return factors from 0 to below infinity, not {factors}")
+            found = clip.max_norm(Norms(self.total, self.groups, self.tensors))
+            self.of_tensors = _each(found, self.tensors) if isinstance(found, Mapping) else {}
+            factors = [1.0] * groups if isinstance(found, Mapping) else _of_groups(found, groups)
+            every = [*factors, *self.of_tensors.values()]
+            if math.isfinite(self.total) and not all(0 <= factor < math.inf for factor in every):
+                wrong = next(factor for factor in every if not 0 <= factor < math.inf)
+                raise UserError(f"the clip_norm function must return factors from 0 to below infinity, not {wrong}")
             return factors
         norms = self.groups if clip.per_group else [self.total] * groups
         return [factor(clip.max_norm, norm) for norm in norms]
@@ -102,7 +107,18 @@ def factor(max_norm: float, norm: float) -> float:
     return 1.0 if found >= 1 else found  # a NaN stays one, as in torch
 
 
-def _each(returned: float | Sequence[float], groups: int) -> list[float]:
+def _each(returned: Mapping[str, float], known: Mapping[str, float]) -> dict[str, float]:
+    """A clip function's answer as factors of parameters."""
+    for name in returned:
+        if name not in known:
+            raise unknown("parameter in what the clip_norm function returned:", str(name), known)
+    try:
+        return {name: float(factor) for name, factor in returned.items()}
+    except (TypeError, ValueError):
+        raise UserError(f"the clip_norm function must return numbers for parameters, not {returned!r}") from None
+
+
+def _of_groups(returned: float | Sequence[float], groups: int) -> list[float]:
     """A clip function's answer as one factor for each group."""
     try:
         factors = [float(f) for f in returned] if isinstance(returned, Sequence) else [float(returned)] * groups

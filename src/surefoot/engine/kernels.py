@@ -74,7 +74,9 @@ def _function(kernel: Kernel) -> Any:
         return namespace["kernel"]
     namespace = {**{name: i for i, name in enumerate(BLOCK)}, **operations(kernel.precision)}
     if kernel.rule is not None:
-        bound = bind(kernel.rule.direction, namespace)
-        namespace["direction"] = numba.njit(fastmath=FASTMATH, error_model="numpy")(bound)
+        for name in ("direction", "terms"):
+            function = getattr(kernel.rule, name)
+            if function is not None:
+                namespace[name] = numba.njit(fastmath=FASTMATH, error_model="numpy")(bind(function, namespace))
     exec(source(kernel), namespace)
     return namespace["kernel"]

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from operator import is_
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from surefoot.engine import states
-from surefoot.engine.launch import Kernel
+from surefoot.engine.launch import FACTORS, Kernel
 from surefoot.engine.options import Options, Structure
 from surefoot.engine.rounding import HALVES
 from surefoot.engine.scan import scan
@@ -60,7 +59,8 @@ class Lane(ABC):
     rows: int64 [rows, 3], the chunks: tensor, first element, number of elements
     first_row: int64 [tensors + 1], the first row of each tensor
     row_groups, group_rows: the groups that have rows, and the first row of each
-    pointers: int64 [2 + names, tensors], as `launch.BLOCK` has them; those of gradients valid after `refresh`
+    pointers: int64 [., tensors], as `launch.BLOCK` has them; those of gradients valid after `refresh`
+    factors: float64 [tensors, .], as `launch.FACTORS` has them, and then those of the rule
     active: bool [tensors], which have a gradient in this step; None: all
     """
 
@@ -81,17 +81,19 @@ class Lane(ABC):
         row_groups = self.groups[self.group_of][tensor]
         self.group_rows = np.flatnonzero(np.diff(row_groups, prepend=-1))  # items come group by group
         self.row_groups = row_groups[self.group_rows]
-        self.factors = np.array([(*item.factors, item.number, 1.0, begin(item.p)) for item in items], np.float64)
+        more = [0.0] * form.rule.counts[2]
+        self.factors = np.array([(*i.factors, i.number, 1.0, begin(i.p), 1.0, *more) for i in items], np.float64)
+        self._clipped = False
         self._kept = [item.kept for item in items]
         self._streams = [self.params, *([kept[name] for kept in self._kept] for name in form.names)]
         self._layout = [_layout(t) for stream in self._streams for t in stream]
-        self.pointers: Ints = np.zeros((2 + len(form.names), len(items)), np.int64)
+        self.pointers: Ints = np.zeros((2 + len(form.names) + form.rule.given, len(items)), np.int64)
         self.pointers[[0, *range(2, 2 + len(form.names))]] = [
             [local(t).data_ptr() for t in stream] for stream in self._streams
         ]
         self.active: npt.NDArray[np.bool_] | None
-        self._steps: list[Tensor] = []
-        self._counted: list[int] = []
+        self._running: dict[str, list[Tensor]] = {}
+        self._lie_at: list[int] = []
         self._count()
         self._scan = scan(self.params, self.pointers[1])
         if not self.refresh():
@@ -117,16 +119,16 @@ class Lane(ABC):
         for name, stream in zip(self.form.names, self._streams[1:], strict=True):
             if not all(kept.get(name) is t for kept, t in zip(self._kept, stream, strict=True)):
                 return False
-        steps = [kept.get("step") for kept in self._kept] if self._steps else []
-        return (
-            all(map(is_, steps, self._steps))
-            and [t.data_ptr() for t in self._steps] == self._counted
-            and [_layout(t) for stream in self._streams for t in stream] == self._layout
-        )
+        for name, stream in self._running.items():
+            if not all(kept.get(name) is t for kept, t in zip(self._kept, stream, strict=True)):
+                return False
+        return [t.data_ptr() for stream in self._running.values() for t in stream] == self._lie_at and [
+            _layout(t) for stream in self._streams for t in stream
+        ] == self._layout
 
     def tensors(self) -> list[Tensor]:
         """All that `same` is about."""
-        return [*(t for stream in self._streams for t in stream), *self._steps]
+        return [t for stream in (*self._streams, *self._running.values()) for t in stream]
 
     late: ClassVar[bool] = False  # whether a step can be decided on the device, so that the host need not wait for it
 
@@ -145,15 +147,28 @@ class Lane(ABC):
         """For each row the sum of squares (or the largest size) of the gradient and the number of bad elements."""
 
     @abstractmethod
-    def step(self, updates: Sequence[Update], scales: Scales, options: Options) -> Any:
-        """Move the parameters along their scaled gradients.
+    def begin(self, updates: Sequence[Update], scales: Scales, options: Options) -> Any:
+        """Make ready for a step: hyper-parameters, and the sums that the rule asks for.
+
+        Returns these for each tensor, [tensors, sums], if they are part of sums over all tensors.
+        """
+
+    @abstractmethod
+    def step(self, updates: Sequence[Update], options: Options) -> Any:
+        """Move the parameters along their scaled gradients, after `begin`.
 
         Returns for each row the sums that `launch.SUMS["update"]` names.
         """
 
     @abstractmethod
     def _count(self) -> None:
-        """Put the step counts into one vector, of which the parameters' states hold views: `_steps`, at `_counted`."""
+        """Put the step counts, and each of the rule's numbers, into a vector, of which the states hold views."""
+
+    def _clip(self, scales: Scales) -> None:
+        """Take up factors that gradients have of their own."""
+        if scales.tensors or self._clipped:
+            self.factors[:, FACTORS.index("clip")] = [scales.tensors.get(item.number, 1.0) for item in self.items]
+            self._clipped = bool(scales.tensors)
 
     def moved(self) -> list[Tensor]:
         """The parameters that a step has moved."""
@@ -167,12 +182,12 @@ class Lane(ABC):
                 if p.grad.requires_grad:
                     p.grad = p.grad.detach()
 
-    def _count_in(self, vector: Tensor) -> None:
-        """Let the parameters' states hold the elements of a vector as their step counts."""
-        self._steps = list(vector.unbind())
-        for item, step in zip(self.items, self._steps, strict=True):
-            item.kept["step"] = step
-        self._counted = [step.data_ptr() for step in self._steps]
+    def _keep(self, name: str, vector: Tensor) -> None:
+        """Let the parameters' states hold the elements of a vector by this name."""
+        self._running[name] = list(vector.unbind())
+        for item, element in zip(self.items, self._running[name], strict=True):
+            item.kept[name] = element
+        self._lie_at = [t.data_ptr() for stream in self._running.values() for t in stream]
 
     def _taken(self) -> list[float]:
         """What a rule that does not count asks for each parameter: whether it took a step before, 1 or 0."""
@@ -195,8 +210,11 @@ def kernels(form: Form, structure: Structure) -> Sequence[Kernel]:
         chance=chance and not set(HALVES.values()).isdisjoint(form.stored),
     )
     found = [update]
+    plain = replace(update, cautious=False, clearing=False, chance=False)
+    if form.rule.terms is not None:
+        found.append(replace(plain, kind="measure"))
     if cautious:
-        found.append(replace(update, kind="agree", cautious=False, clearing=False, chance=False))
+        found.append(replace(plain, kind="agree"))
     if norm:
         found.append(Kernel(norm, form.stored[:1]))
     return found

@@ -17,16 +17,16 @@ BLOCK = (  # of a launch: one int64 each, a count or the address of a table
     "TENSORS",
     "FIRST",  # int64 [units + 1]: the first row of each
     "ROWS",  # int64 [rows, 3]: tensor, first element, number of elements
-    "POINTERS",  # int64 [2 + states (+ 1), tensors]: parameter, gradient (0: none in this step), states, average
+    "POINTERS",  # int64 [., tensors]: parameter, gradient (0: none in this step), states, average, master, the given
     "INDEX",  # int64 [tensors]: the tensor's row of HYPER
-    "FACTORS",  # float64 [tensors, 5]
+    "FACTORS",  # float64 [tensors, 6 + factors of the rule]
     "HYPER",  # float64 [., 7 + scalars]: one row for each (group, step)
     "OUT",  # float64 [rows, sums]
 )
 # and what the rule's `scalars` returned
 HYPER = ("noise", "scale", "bound", "lr", "coupled", "decoupled", "share")
 # begin: the place of the first element in the whole tensor, of which this may be a shard
-FACTORS = ("lr_factor", "decay_factor", "number", "rescale", "begin")
+FACTORS = ("lr_factor", "decay_factor", "number", "rescale", "begin", "clip")
 SUMS = {  # what each kind of kernel leaves for a row
     "norm": ("total", "bad"),
     "largest": ("total", "bad"),
@@ -39,7 +39,7 @@ SUMS = {  # what each kind of kernel leaves for a row
 class Kernel:
     """Everything that a kernel's code depends on.
 
-    kind: a key of SUMS, "scan" or "witness"
+    kind: a key of SUMS, "measure", "scan" or "witness"
     stored: the dtypes of the parameter and of its states, average and master copy; the gradient's is the parameter's
     rule: the update rule; None for a norm
     bounded: gradients are clipped by value
@@ -64,6 +64,15 @@ class Kernel:
     def precision(self) -> str:
         """What it computes in: half precision is only for storing."""
         return "float64" if self.stored[0] == "float64" else "float32"
+
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """The names of what it leaves for a row."""
+        return (
+            tuple(f"t{i}" for i in range(self.rule.counts[1]))
+            if self.kind == "measure" and self.rule
+            else SUMS[self.kind]
+        )
 
 
 def block(names: Sequence[str], tables: Mapping[str, npt.NDArray[Any]], **values: int) -> npt.NDArray[np.int64]:

@@ -36,7 +36,7 @@ class Clip:
 
     Args:
         max_norm: the largest norm let through, or a function of the `Norms` that returns the factor, or a sequence of
-            factors, one for each parameter group
+            factors, one for each parameter group, or a mapping of parameters' names to factors (1 for those left out)
         norm_type: 2 or infinity
         per_group: each parameter group has a norm, and so a factor, of its own
         error_if_nonfinite: raise a UserError where the norm is no finite number
@@ -51,7 +51,7 @@ class Clip:
     tensor([-1.0000, -1.0000])
     """
 
-    max_norm: float | Callable[[Norms], float | Sequence[float]]
+    max_norm: float | Callable[[Norms], float | Sequence[float] | Mapping[str, float]]
     norm_type: float = 2.0
     per_group: bool = False
     error_if_nonfinite: bool = False
@@ -152,7 +152,7 @@ class Options:
 class Given(TypedDict, total=False):
     """The options as keyword arguments, for constructors to declare: `**engine: Unpack[Given]`."""
 
-    clip_norm: float | Clip | Callable[[Norms], float | Sequence[float]] | None
+    clip_norm: float | Clip | Callable[[Norms], float | Sequence[float] | Mapping[str, float]] | None
     clip_value: float | None
     skip_nonfinite: bool
     zero_grad_in_step: bool

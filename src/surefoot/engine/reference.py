@@ -6,7 +6,10 @@ learning rates, differentiable steps. The fast backends are tested against it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +30,9 @@ OPERATIONS = {
 
 
 @cache
-def direction(rule: Rule):
-    return bind(rule.direction, OPERATIONS)
+def bound(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A rule's function of tensors."""
+    return bind(function, OPERATIONS)
 
 
 def norm(grad: Tensor, largest: bool) -> tuple[Tensor, Tensor]:
@@ -40,26 +44,47 @@ def norm(grad: Tensor, largest: bool) -> tuple[Tensor, Tensor]:
     return _squares(_elements(g)), bad
 
 
-def step(item: Item, update: Update, options: Options, scale: float) -> tuple[Tensor, ...]:
-    """Move a parameter along its gradient times `scale`. Returns the sums of `launch.SUMS["update"]`.
+@dataclass
+class Step:
+    """What a parameter's step is made of.
 
-    A differentiable step returns none: autograd would have to carry them.
+    number: which of its steps this is
+    x: the parameter, raw: its gradient, g: what the rule is given
+    old: the states
+    scalars, numbers: what the rule's `scalars` returned
+    whole: the rate and the decoupled decay, for rules that take them
     """
+
+    number: float
+    x: Tensor
+    raw: Tensor
+    g: Tensor
+    old: list[Tensor]
+    scalars: tuple[Any, ...]
+    numbers: tuple[Any, ...]
+    lr: float | Tensor
+    decay: float | Tensor
+    decays: bool
+    whole: tuple[Any, ...]
+
+
+def begin(item: Item, update: Update, options: Options, scale: float) -> Step:
+    """Make ready for a step of a parameter along its gradient times `scale`; its states are there then."""
     p, kept, rule = item.p, item.kept, update.rule
     assert p.grad is not None
-    created = [*item.created, *states.start(rule, update.hyper, p, kept, options)]
-    item.created.clear()  # from here on the step is taken
-    t = 1.0 if set(created) & set(rule.states) else 2.0
+    item.created.extend(states.start(rule, update.hyper, p, kept, options))
+    t = 1.0 if set(item.created) & set(rule.states) else 2.0
     if states.counted(rule, p, options):
-        t = states.count(kept)
-    scalars = rule.scalars(t, *(update.hyper[name] for name in rule.hyper))
+        t = states.next_count(kept)
+    numbers = (kept[name].item() for name in rule.numbers)
+    found = rule.scalars(t, *(update.hyper[name] for name in rule.hyper), *numbers)
     lr, decay = update.lr * item.factors[0], update.weight_decay * item.factors[1]
     # a decay of zero is skipped, so that 0 * inf cannot make a NaN of a parameter that overflowed
     decays = isinstance(decay, Tensor) or decay != 0
 
     # autograd may keep p for the backward pass, and p is written in place below
     x, raw = _elements(p.clone() if update.differentiable else p), _elements(p.grad)
-    master = kept.get(states.MASTER) if states.MASTER in states.names(rule, p, options) else None
+    master = _master(item, update, options)
     if master is not None:  # a parameter that is not its master copy rounded was written by somebody else
         x = torch.where(master.to(p.dtype) == p, master, x)
     # a narrow state of a wide parameter is widened first: beta * state would round to what it is stored in
@@ -69,16 +94,45 @@ def step(item: Item, update: Update, options: Options, scale: float) -> tuple[Te
         g = g.clamp(-options.clip_value, options.clip_value)
     if decays and not update.decoupled:
         g = g + decay * x
-    d, *new = direction(rule)(g, x, *old, *scalars)
+    whole = (lr, decay if update.decoupled else 0.0) if rule.whole else ()
+    taken = len(found) - len(rule.numbers)
+    return Step(t, x, raw, g, old, found[:taken], found[taken:], lr, decay, decays and not rule.whole, whole)
+
+
+def terms(rule: Rule, now: Step) -> list[Tensor]:
+    """The sums that a rule asks for."""
+    assert rule.terms is not None
+    found = bound(rule.terms)(now.g, now.x, *now.old, *now.scalars, *now.whole)
+    return [_wide(term).sum() for term in found]
+
+
+def step(item: Item, update: Update, options: Options, scale: float) -> tuple[Tensor, ...]:
+    """Move a parameter along its gradient times `scale`. Returns the sums of `launch.SUMS["update"]`.
+
+    A differentiable step returns none: autograd would have to carry them.
+    """
+    p, kept, rule = item.p, item.kept, update.rule
+    now = begin(item, update, options, scale)
+    item.created.clear()  # from here on the step is taken
+    if states.counted(rule, p, options):
+        states.count(kept)
+    factors: Sequence[Any] = update.settled
+    if rule.factors is not None and not rule.common:
+        factors = bound(rule.factors)(float(p.numel()), *terms(rule, now), *now.scalars, *now.whole)
+        factors = [f.to(now.x.dtype) if isinstance(f, Tensor) else f for f in factors]
+    g, x, lr = now.g, now.x, now.lr
+    d, *new = bound(rule.direction)(g, x, *now.old, *now.scalars, *factors, *now.whole)
     if options.cautious:
         agrees = d * g > 0
         d = torch.where(agrees, d * (d.numel() / (agrees.sum() + 1).to(d.dtype)), 0)
-    if decays and update.decoupled:
-        d = d + decay * x
-    move = lr * d
+    if now.decays and update.decoupled:
+        d = d + now.decay * x
+    move = d if rule.whole else lr * d
 
-    sums = () if update.differentiable else _sums(rule, raw, move, x, new, scale)
-    noise = rounding.noise(options.rounding_seed, int(t)) if options.chance and master is None else None
+    sums = () if update.differentiable else _sums(rule, now.raw, move, x, new, scale)
+    noise, master = None, _master(item, update, options)
+    if options.chance and master is None:
+        noise = rounding.noise(options.rounding_seed, int(now.number))
     _write(p, x - move, noise, item.number, 0)
     if master is not None:
         master.copy_(x - move)
@@ -87,10 +141,17 @@ def step(item: Item, update: Update, options: Options, scale: float) -> tuple[Te
             kept[name] = torch.view_as_complex(value) if p.is_complex() else value.to(kept[name].dtype)
         else:
             _write(kept[name], value, noise, item.number, stream)
+    for name, value in zip(rule.numbers, now.numbers, strict=True):
+        kept[name].fill_(value)
     if options.ema is not None:
         average = kept[states.AVERAGE]
         average.lerp_((p if master is None else master).detach().to(average.dtype), 1 - options.ema)
     return sums
+
+
+def _master(item: Item, update: Update, options: Options) -> Tensor | None:
+    """The parameter's copy in single precision, if it has one."""
+    return item.kept.get(states.MASTER) if states.MASTER in states.names(update.rule, item.p, options) else None
 
 
 def _sums(rule: Rule, raw: Tensor, move: Tensor, x: Tensor, new: list[Tensor], scale: float) -> tuple[Tensor, ...]:

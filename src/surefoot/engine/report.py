@@ -69,8 +69,9 @@ class Report:
 
     @property
     def clip_factor(self) -> float:
-        """What the gradients were multiplied by to clip them; the smallest where groups differ."""
-        return min(self.clip_factors, default=1.0)
+        """What the gradients were multiplied by to clip them; the smallest where groups or parameters differ."""
+        of_tensors = {} if self._gradient is None or self.reason else self._gradient.of_tensors
+        return min([*self.clip_factors, *of_tensors.values()], default=1.0)
 
     @cached_property
     def grad_norm(self) -> float:

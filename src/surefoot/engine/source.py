@@ -2,6 +2,7 @@
 
 norm      for each row the sum of squares of the gradient, and how many of its elements are not finite
 largest   the same with the largest size instead of the sum
+measure   for each row the sums of what a rule's `terms` are
 agree     for each row how many directions have the gradient's sign (one more pass, for the cautious update)
 update    the step, and for each row the sums over gradient, update, parameter and momentum
 
@@ -13,8 +14,8 @@ from __future__ import annotations
 
 from textwrap import indent
 
-from surefoot.engine.element import Memory, direction, keys, momentum, move, scalars
-from surefoot.engine.launch import FACTORS, HYPER, SUMS, Kernel
+from surefoot.engine.element import Memory, direction, factors, keys, momentum, move, scalars, terms
+from surefoot.engine.launch import FACTORS, HYPER, Kernel
 from surefoot.rules.rule import Rule
 
 KERNEL = """
@@ -44,6 +45,12 @@ bad = zero64
 if not abs(total) < infinite64:  # the sum tells that all are finite; where it is not, each element is looked at
     for i in range(count):
         bad += zero64 if abs({g}) < infinite else one64
+"""
+
+MEASURE = """
+for i in range(count):
+{rule}
+    {add}
 """
 
 AGREE = """
@@ -80,24 +87,28 @@ if scale < zero:  # the momentum is that of the gradient's negative
 
 
 POINTERS = {"float32": ("reals", 4), "float64": ("reals", 8), "bfloat16": ("shorts", 2), "float16": ("shorts", 2)}
-DOUBLES = {"lr": "lr_factor", "coupled": "decay_factor", "decoupled": "decay_factor"}  # products in double precision
+# products in double precision
+DOUBLES = {"lr": "lr_factor", "coupled": "decay_factor", "decoupled": "decay_factor", "scale": "clip"}
 
 
 def source(kernel: Kernel) -> str:
     """The text of a kernel."""
-    memory, sums = Memory(kernel), SUMS[kernel.kind]
+    memory = Memory(kernel)
     load = _pointers(memory)
     if kernel.rule is None:
         gather = "total += x * x" if kernel.kind == "norm" else "total = max_or_nan(total, abs(x))"
         loop = NORM.format(gather=gather, g=memory.read("g"))
     else:
         load += _numbers(kernel, kernel.rule, memory)
-        load += [f"{name} = {'zero' if name == 'agreed' else 'zero64'}" for name in sums]
-        if kernel.kind == "agree":
+        load += [f"{name} = {'zero' if name == 'agreed' else 'zero64'}" for name in kernel.sums]
+        if kernel.kind == "measure":
+            add = "; ".join(f"{name} += wide(q{i})" for i, name in enumerate(kernel.sums))
+            loop = MEASURE.format(rule=indent(terms(kernel, kernel.rule, memory), "    "), add=add)
+        elif kernel.kind == "agree":
             loop = AGREE.format(rule=indent(direction(kernel, kernel.rule, memory), "    "))
         else:
             loop = _update(kernel, kernel.rule, memory)
-    store = [f"out[{len(sums)} * row + {i}] = {name}" for i, name in enumerate(sums)]
+    store = [f"out[{len(kernel.sums)} * row + {i}] = {name}" for i, name in enumerate(kernel.sums)]
     parts = {"load": "\n".join(load), "loop": loop, "store": "\n".join(store)}
     return KERNEL.format(**{name: indent(part, 12 * " ") for name, part in parts.items()})
 
@@ -115,14 +126,16 @@ def _numbers(kernel: Kernel, rule: Rule, memory: Memory) -> list[str]:
     """The row's hyper-parameters."""
     columns = [*HYPER, *scalars(rule)]
     lines = [f"h = {len(columns)} * index[tensor]"]
-    lines += [f"{name} = factors[{len(FACTORS)} * tensor + {i}]" for i, name in enumerate(FACTORS)]
+    told = [*FACTORS, *factors(rule)]
+    lines += [f"{name} = factors[{len(told)} * tensor + {i}]" for i, name in enumerate(told)]
     for i, name in enumerate(columns):
         if name == "noise":  # a whole number
             lines += [f"noise = whole(hyper[h + {i}])"] if kernel.chance else []
         else:
             factor = f" * {DOUBLES[name]}" if name in DOUBLES else ""
             lines += [f"{name} = real(hyper[h + {i}]{factor})"]
-    lines += ["rescale = real(rescale)", *keys(kernel, memory)]
+    lines += [f"{name} = real({name})" for name in ("rescale", *factors(rule))]
+    lines += keys(kernel, memory)
     if kernel.clearing:  # a zero that the compiler does not know for one: it would call memset
         lines += [f"nothing = {'real' if memory.full('g') else 'short'}(tensors >> 62)"]
     return lines
@@ -133,7 +146,7 @@ def _update(kernel: Kernel, rule: Rule, memory: Memory) -> str:
     m = momentum(rule, memory)
     return UPDATE.format(
         rule=indent(direction(kernel, rule, memory), 8 * " "),
-        move=indent(move(kernel, memory), 8 * " "),
+        move=indent(move(kernel, rule, memory), 8 * " "),
         g=memory.read("g"),
         momentum=f"m2 += new_{m} * new_{m}; gm += new_{m} * raw" if m else "",
         momentum64=f"m64 = wide({memory.read(m)}); momentum2 += m64 * m64; dot += m64 * raw64" if m else "",

@@ -26,12 +26,21 @@ def start(rule: Rule, hyper: Mapping[str, Any], p: Tensor, kept: dict[str, Any],
         if not rule.counted and all(kept.get(name) is not None for name in rule.states):
             kept["step"] += 1  # such a rule asks whether its states are new
         created.append("step")
+    for name in rule.numbers:
+        if name not in kept:
+            kept[name] = torch.tensor(float(_first(rule, hyper, name)), dtype=torch.float64)
+            created.append(name)
     for name in rule.states:
         if kept.get(name) is None:
-            value = hyper[rule.start[name]] if name in rule.start else 0.0
-            fill = complex(value, value) if p.is_complex() else value
             dtype = p.dtype if options.state_dtype is None or p.is_complex() else options.state_dtype
-            kept[name] = torch.full_like(p, fill, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
+            if rule.start.get(name) == "p":
+                kept[name] = p.detach().to(dtype, copy=True)
+            else:
+                value = _first(rule, hyper, name)
+                fill = complex(value, value) if p.is_complex() else value
+                kept[name] = torch.full_like(
+                    p, fill, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format
+                )
             created.append(name)
     for name in names(rule, p, options)[len(rule.states) :]:
         if name not in kept:
@@ -40,9 +49,15 @@ def start(rule: Rule, hyper: Mapping[str, Any], p: Tensor, kept: dict[str, Any],
     return created
 
 
+def _first(rule: Rule, hyper: Mapping[str, Any], name: str) -> float:
+    """What a state or a number starts at."""
+    value = rule.start.get(name, 0.0)
+    return hyper[value] if isinstance(value, str) else value
+
+
 def complete(rule: Rule, p: Tensor, kept: Mapping[str, Any], options: Options) -> bool:
     """Whether a parameter has all that `start` would create."""
-    needed = (*names(rule, p, options), *(("step",) if counted(rule, p, options) else ()))
+    needed = (*names(rule, p, options), *rule.numbers, *(("step",) if counted(rule, p, options) else ()))
     return all(kept.get(name) is not None for name in needed)
 
 
@@ -57,9 +72,13 @@ def counted(rule: Rule, p: Tensor, options: Options) -> bool:
     return rule.counted or (options.chance and (p.dtype in HALVES or options.state_dtype in HALVES))
 
 
-def count(kept: dict[str, Any]) -> float:
-    """Count a step and return its number."""
+def next_count(kept: Mapping[str, Any]) -> float:
+    """The number of the next step."""
+    return kept["step"].item() + 1
+
+
+def count(kept: dict[str, Any]) -> None:
+    """Count a step."""
     if kept["step"].dtype == torch.float32 and kept["step"] >= EXACT:
         kept["step"] = kept["step"].double()
     kept["step"] += 1
-    return kept["step"].item()

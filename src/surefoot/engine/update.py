@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ class Update:
     lr_factors, decay_factors: for each parameter, what its rate and its decay are multiplied by; empty: by 1
     first: the number of its first parameter, where the optimizer has others that are not in this step
     clip_factor: what the gradients are multiplied by where the engine does not clip them itself
+    keep: where new values of the rule's `common` hyper-parameters go
+    settled: these values
     """
 
     rule: Rule
@@ -41,6 +43,8 @@ class Update:
     decay_factors: Sequence[float] = ()
     first: int = 0
     clip_factor: float = 1.0
+    keep: MutableMapping[str, Any] | None = None
+    settled: Sequence[Any] = ()
 
     def alone(self, group: int, place: int, params: Sequence[Tensor], first: int, clip_factor: float) -> Update:
         """The same for one of the parameters, to which `params` must have come down."""
@@ -77,6 +81,7 @@ class Scales:
     """What gradients are multiplied by in a step.
 
     groups: for each group, as far as the host knows
+    tensors: for parameters by their numbers, besides
     found: on each device the sums that the norm, and so the clip factor, comes from, [., groups, 2]; None: the host
         knows all
     loss_scale: what gradients are divided by, besides
@@ -84,9 +89,14 @@ class Scales:
     """
 
     groups: Sequence[float]
+    tensors: Mapping[int, float] = field(default_factory=dict[int, float])
     found: Mapping[torch.device, Tensor] | None = None
     loss_scale: Tensor | None = None
     overflow: Tensor | None = None
+
+    def of(self, item: Item) -> float:
+        """For a parameter, as far as the host knows."""
+        return self.groups[item.group] * self.tensors.get(item.number, 1.0)
 
 
 @dataclass(frozen=True)

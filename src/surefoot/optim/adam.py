@@ -51,7 +51,7 @@ class Adam(Optimizer):
     tensor([ 0.9000, -1.9000])
     """
 
-    pairs: ClassVar = ("betas",)
+    shares: ClassVar = {"betas": 2}
     rules: ClassVar = (adam.adam, adam.amsgrad)
 
     def __init__(

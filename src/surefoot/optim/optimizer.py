@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any, ClassVar, Literal, cast
@@ -29,6 +29,7 @@ FLAGS = {
     "maximize", "foreach", "fused", "differentiable", "capturable", "nesterov", "amsgrad", "centered",
     "decoupled_weight_decay",
 }  # fmt: skip
+WORDS = {2: "two", 3: "three"}
 OPTIONS = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(Options, name)) for name in NAMES]
 HOOKS = (
     "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks",
@@ -53,13 +54,13 @@ class Optimizer(torch.optim.Optimizer):
     constructor takes the engine's options as `**engine` and hands them on.
 
     positive: hyper-parameters that must be 0 or more
-    pairs: hyper-parameters that must be two numbers, each at least 0 and less than 1
+    shares: hyper-parameters that must be so many numbers, each at least 0 and less than 1
     rules: every rule that `rule` may return
     last: the report of the last step; None before the first
     """
 
     positive: ClassVar[tuple[str, ...]] = ("lr", "eps", "weight_decay")
-    pairs: ClassVar[tuple[str, ...]] = ()
+    shares: ClassVar[Mapping[str, int]] = {}
     rules: ClassVar[tuple[Rule, ...]] = ()
 
     _in_backward: StepInBackward | None = None
@@ -242,13 +243,14 @@ class Optimizer(torch.optim.Optimizer):
             rule,
             group["params"],
             group.get("param_names"),
-            {name: _value(group, name) for name in (*rule.hyper, *rule.start.values())},
+            {name: _value(group, name) for name in rule.needed},
             _value(group, "lr"),
             _value(group, "weight_decay"),
             self.decoupled(group),
             group["maximize"],
             group["differentiable"],
             *(group.get(name, ()) for name in PER_PARAMETER),
+            keep=group,
         )
 
     def _check(self, group: Group) -> None:
@@ -258,9 +260,9 @@ class Optimizer(torch.optim.Optimizer):
                 raise self._refusal(name, group[name], "it must be a number, or a tensor of one element")
             if not group[name] >= 0:
                 raise self._refusal(name, group[name], "it must be 0 or more")
-        for name in self.pairs:
-            if not (_is_pair(group[name]) and all(0 <= x < 1 for x in group[name])):
-                raise self._refusal(name, group[name], "it must be two numbers from 0 to below 1")
+        for name, number in self.shares.items():
+            if not (are_numbers(group[name], number) and all(0 <= x < 1 for x in group[name])):
+                raise self._refusal(name, group[name], f"it must be {WORDS[number]} numbers from 0 to below 1")
         for name in FLAGS & group.keys():
             if not (isinstance(group[name], bool) or (name in ("foreach", "fused") and group[name] is None)):
                 raise self._refusal(name, group[name], "it must be True or False")
@@ -274,9 +276,10 @@ def is_number(value: object) -> bool:
     return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
-def _is_pair(value: object) -> bool:
+def are_numbers(value: object, number: int) -> bool:
+    """Whether it is a tuple of so many numbers."""
     numbers = cast("tuple[object, ...]", value)
-    return isinstance(value, tuple | list) and len(numbers) == 2 and all(map(is_number, numbers))
+    return isinstance(value, tuple | list) and len(numbers) == number and all(map(is_number, numbers))
 
 
 def _copy(values: list[Tensor], pairs: list[tuple[Tensor, Tensor]]) -> None:
@@ -287,6 +290,6 @@ def _copy(values: list[Tensor], pairs: list[tuple[Tensor, Tensor]]) -> None:
 
 
 def _value(group: Group, name: str) -> Any:
-    """A hyper-parameter by the name that rules use; `beta1` and `beta2` lie in `betas`."""
-    value = group["betas"][int(name[-1]) - 1] if name.startswith("beta") else group[name]
+    """A hyper-parameter by the name that rules use; `beta1` and `beta2` lie in `betas`, and so with others."""
+    value = group[name] if name in group else group[f"{name[:-1]}s"][int(name[-1]) - 1]
     return value.reshape(()) if isinstance(value, Tensor) else value
