@@ -64,7 +64,8 @@ class CpuLane(Lane):
         self._clip(scales)
         self._index, table = self._table(updates, scales, options)
         width = table.shape[1] - len(rule.numbers)
-        self._hyper, self._next = np.ascontiguousarray(table[:, :width]), table[:, width:]
+        self._hyper = np.ascontiguousarray(table[:, :width])
+        self._next: Floats = table[:, width:]
         if rule.terms is None:
             return None
         sums = self._totals("measure", options)

@@ -75,8 +75,8 @@ class Rule:
         take them last, as `lr, decay`
     terms: `terms(g, p, *states, *scalars)`: what is added up over the elements of a tensor before `direction` is asked
     factors: `factors(n, *sums, *scalars)`: what follows from the sums, and is given to `direction` after the scalars
-    common: hyper-parameters that sums over all parameters of the optimizer change: then `factors(*sums, *hyper)` returns
-        their new values
+    common: hyper-parameters that sums over all parameters of the optimizer change: `factors(*sums, *hyper)` returns
+        their new values then
     given: `direction(g, p, o, ...)` takes what matrix operations have made of the gradient
     """
 
