@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from surefoot.engine import launch, rounding, states, threads
 from surefoot.engine.cache import address
@@ -83,7 +84,8 @@ class CpuLane(Lane):
                 self.factors[:, i] = factor
         return None
 
-    def step(self, updates: Sequence[Update], options: Options) -> Floats:
+    def step(self, updates: Sequence[Update], options: Options, given: Mapping[int, Tensor]) -> Floats:
+        alive = self._give(given)
         if self.form.rule.common:
             for group in self.groups:
                 self.factors[self.groups[self.group_of] == group, len(FACTORS) :] = updates[group].settled
@@ -91,6 +93,7 @@ class CpuLane(Lane):
             self.factors[:, FACTORS.index("rescale")] = self.wholes / (self._totals("agree", options)[:, 0] + 1)
         sums = self._launch("update", options)
         self._advance()
+        del alive
         return sums
 
     def _totals(self, kind: str, options: Options) -> Floats:
@@ -173,7 +176,7 @@ class CpuLane(Lane):
     def _advance(self) -> None:
         """Count a step of every tensor that has a gradient."""
         if len(self.numbers):
-            new: Floats = self._next[self._index].T
+            new: Floats = np.transpose(self._next[self._index])
             self.numbers[:] = new if self.active is None else np.where(self.active, new, self.numbers)
         if not self.form.counted:  # all that such a rule asks is whether it is the first
             self.counts[slice(None) if self.active is None else self.active] = 1

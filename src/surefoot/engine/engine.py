@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from surefoot.engine import common, gpu, reference
+from surefoot.engine import common, gpu, precondition, reference
 from surefoot.engine.gradient import Gradient
 from surefoot.engine.launch import SUMS
 from surefoot.engine.options import Options
@@ -63,12 +63,13 @@ class Engine:
         # where gradients share memory, all must have been read before the first is cleared
         clear = options.zero_grad_in_step and not plan.items and not plan.gradients_overlap()
         launched = options if clear == options.zero_grad_in_step else replace(options, zero_grad_in_step=False)
+        given = precondition.directions(plan, updates, options, scales)
         sums = [lane.begin(updates, scales, launched) for lane in plan.lanes]
         if any(update.rule.common for update in updates):
             common.settle(plan, updates, scales, options, sums)
-        lanes = [lane.step(updates, launched) for lane in plan.lanes]
+        lanes = [lane.step(updates, launched, given) for lane in plan.lanes]
         items = [
-            reference.step(item, updates[item.group], options, scales.of(item))
+            reference.step(item, updates[item.group], options, scales.of(item), given.get(item.number))
             for item in plan.items
             if item.p.grad is not None
         ]

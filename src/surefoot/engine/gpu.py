@@ -90,7 +90,10 @@ class GpuLane(Lane):
         self._settle(found)
         return None
 
-    def step(self, updates: Sequence[Update], options: Options) -> Tensor:
+    def step(self, updates: Sequence[Update], options: Options, given: Mapping[int, Tensor]) -> Tensor:
+        alive = self._give(given)
+        if alive:
+            self._addresses = self._pointers.put(self.pointers)
         if self.form.rule.common:
             settled = torch.stack(
                 [torch.stack([*update.settled]) for update in updates if update.rule is self.form.rule]
@@ -100,7 +103,9 @@ class GpuLane(Lane):
         if options.cautious:
             agreed = self._totals("agree", options)[:, 0]
             self._hyper[:, row_columns(self.form.rule).index("rescale")] = self._wholes / (agreed + 1)
-        return self._launch("update", options)
+        sums = self._launch("update", options)
+        del alive  # what is launched later on this stream may have its memory
+        return sums
 
     def _settle(self, found: Iterable[Tensor]) -> None:
         """Take up the rule's factors, for each tensor."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar
@@ -154,8 +154,11 @@ class Lane(ABC):
         """
 
     @abstractmethod
-    def step(self, updates: Sequence[Update], options: Options) -> Any:
+    def step(self, updates: Sequence[Update], options: Options, given: Mapping[int, Tensor]) -> Any:
         """Move the parameters along their scaled gradients, after `begin`.
+
+        Args:
+            given: by the parameters' numbers, for a rule that takes it
 
         Returns for each row the sums that `launch.SUMS["update"]` names.
         """
@@ -163,6 +166,16 @@ class Lane(ABC):
     @abstractmethod
     def _count(self) -> None:
         """Put the step counts, and each of the rule's numbers, into a vector, of which the states hold views."""
+
+    def _give(self, given: Mapping[int, Tensor]) -> Sequence[Tensor]:
+        """Say where what the rule is given lies. What is returned must live until the step is taken."""
+        if not self.form.rule.given:
+            return ()
+        some = {i: laid_out(given[item.number], item.p) for i, item in enumerate(self.items) if item.number in given}
+        self.pointers[-1] = 0
+        for i, d in some.items():
+            self.pointers[-1, i] = d.data_ptr()
+        return list(some.values())
 
     def _clip(self, scales: Scales) -> None:
         """Take up factors that gradients have of their own."""
@@ -218,6 +231,14 @@ def kernels(form: Form, structure: Structure) -> Sequence[Kernel]:
     if norm:
         found.append(Kernel(norm, form.stored[:1]))
     return found
+
+
+def laid_out(d: Tensor, p: Tensor) -> Tensor:
+    """What a rule is given, in the precision that p is computed in, its elements in the same order in memory."""
+    dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
+    if d.dtype == dtype and d.stride() == p.stride():
+        return d
+    return torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(d)
 
 
 def fits(p: Tensor) -> bool:

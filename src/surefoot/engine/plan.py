@@ -134,6 +134,7 @@ class Plan:
         """Whether a step can be decided where the parameters are: the host need not know what becomes of it."""
         clip = options.clip_norm
         asked = clip is not None and (callable(clip.max_norm) or clip.error_if_nonfinite)
+        asked = asked or any(lane.form.rule.given for lane in self.lanes)  # torch multiplies by numbers of the host's
         alone = all(lane.late for lane in self.lanes) and all(item.p.grad is None for item in self.items)
         return bool(self.lanes) and alone and not asked
 

@@ -106,7 +106,7 @@ def terms(rule: Rule, now: Step) -> list[Tensor]:
     return [_wide(term).sum() for term in found]
 
 
-def step(item: Item, update: Update, options: Options, scale: float) -> tuple[Tensor, ...]:
+def step(item: Item, update: Update, options: Options, scale: float, given: Tensor | None = None) -> tuple[Tensor, ...]:
     """Move a parameter along its gradient times `scale`. Returns the sums of `launch.SUMS["update"]`.
 
     A differentiable step returns none: autograd would have to carry them.
@@ -121,7 +121,8 @@ def step(item: Item, update: Update, options: Options, scale: float) -> tuple[Te
         factors = bound(rule.factors)(float(p.numel()), *terms(rule, now), *now.scalars, *now.whole)
         factors = [f.to(now.x.dtype) if isinstance(f, Tensor) else f for f in factors]
     g, x, lr = now.g, now.x, now.lr
-    d, *new = bound(rule.direction)(g, x, *now.old, *now.scalars, *factors, *now.whole)
+    more = () if given is None else (given.to(x.dtype),)
+    d, *new = bound(rule.direction)(g, x, *more, *now.old, *now.scalars, *factors, *now.whole)
     if options.cautious:
         agrees = d * g > 0
         d = torch.where(agrees, d * (d.numel() / (agrees.sum() + 1).to(d.dtype)), 0)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from surefoot.rules.rule import Rule
+
+if TYPE_CHECKING:
+    from surefoot.engine.precondition import Preconditioner
 
 
 @dataclass  # not frozen: that would triple the time it takes to make one, at each step
@@ -26,6 +29,7 @@ class Update:
     lr_factors, decay_factors: for each parameter, what its rate and its decay are multiplied by; empty: by 1
     first: the number of its first parameter, where the optimizer has others that are not in this step
     clip_factor: what the gradients are multiplied by where the engine does not clip them itself
+    preconditioner: what makes the directions that the rule is given
     keep: where new values of the rule's `common` hyper-parameters go
     settled: these values
     """
@@ -43,6 +47,7 @@ class Update:
     decay_factors: Sequence[float] = ()
     first: int = 0
     clip_factor: float = 1.0
+    preconditioner: Preconditioner | None = None
     keep: MutableMapping[str, Any] | None = None
     settled: Sequence[Any] = ()
 
