@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surefoot.engine import rounding, shards, states
+from surefoot.engine import rounding, shards, sparse, states
 from surefoot.engine.options import Options
+from surefoot.engine.sparse import Rows
 from surefoot.engine.update import Item, Update
 from surefoot.rules.rule import Rule, bind
 
@@ -37,7 +38,7 @@ def bound(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def norm(grad: Tensor, largest: bool) -> tuple[Tensor, Tensor]:
     """The sum of the squares (or the largest size) of a gradient, and how many of its elements are not finite."""
-    g = grad.detach().to_dense()
+    g = grad.detach().coalesce().values() if grad.layout == torch.sparse_coo else grad.detach().to_dense()
     bad = (~g.isfinite()).sum()
     if largest:
         return (g.abs().amax() if g.numel() else g.new_zeros(()).abs()), bad
@@ -49,6 +50,7 @@ class Step:
     """What a parameter's step is made of.
 
     number: which of its steps this is
+    rows: of the parameter, its states and its gradient the ones that there is a gradient for; None: all
     x: the parameter, raw: its gradient, g: what the rule is given
     old: the states
     scalars, numbers: what the rule's `scalars` returned
@@ -56,6 +58,7 @@ class Step:
     """
 
     number: float
+    rows: Rows | None
     x: Tensor
     raw: Tensor
     g: Tensor
@@ -82,13 +85,17 @@ def begin(item: Item, update: Update, options: Options, scale: float) -> Step:
     # a decay of zero is skipped, so that 0 * inf cannot make a NaN of a parameter that overflowed
     decays = isinstance(decay, Tensor) or decay != 0
 
+    held = sparse.rows(p.grad, p) if rule.sparse and not decays and not update.differentiable else None
+    rows, raw = held if held is not None else (None, p.grad)
     # autograd may keep p for the backward pass, and p is written in place below
-    x, raw = _elements(p.clone() if update.differentiable else p), _elements(p.grad)
-    master = _master(item, update, options)
+    stored, raw = rows.take(p) if rows else p.clone() if update.differentiable else p, _elements(raw)
+    x, master = _elements(stored), _master(item, update, options)
     if master is not None:  # a parameter that is not its master copy rounded was written by somebody else
-        x = torch.where(master.to(p.dtype) == p, master, x)
+        master = rows.take(master) if rows else master
+        x = torch.where(master.to(p.dtype) == stored, master, x)
     # a narrow state of a wide parameter is widened first: beta * state would round to what it is stored in
-    old = [t.to(torch.promote_types(t.dtype, x.dtype)) for t in (_elements(kept[name]) for name in rule.states)]
+    old = [_elements(rows.take(kept[name]) if rows else kept[name]) for name in rule.states]
+    old = [t.to(torch.promote_types(t.dtype, x.dtype)) for t in old]
     g = raw if scale == 1 else raw * scale
     if options.clip_value is not None:
         g = g.clamp(-options.clip_value, options.clip_value)
@@ -96,7 +103,7 @@ def begin(item: Item, update: Update, options: Options, scale: float) -> Step:
         g = g + decay * x
     whole = (lr, decay if update.decoupled else 0.0) if rule.whole else ()
     taken = len(found) - len(rule.numbers)
-    return Step(t, x, raw, g, old, found[:taken], found[taken:], lr, decay, decays and not rule.whole, whole)
+    return Step(t, rows, x, raw, g, old, found[:taken], found[taken:], lr, decay, decays and not rule.whole, whole)
 
 
 def terms(rule: Rule, now: Step) -> list[Tensor]:
@@ -134,14 +141,14 @@ def step(item: Item, update: Update, options: Options, scale: float, given: Tens
     noise, master = None, _master(item, update, options)
     if options.chance and master is None:
         noise = rounding.noise(options.rounding_seed, int(now.number))
-    _write(p, x - move, noise, item.number, 0)
+    _write(p, x - move, now.rows, noise, item.number, 0)
     if master is not None:
-        master.copy_(x - move)
+        _write(master, x - move, now.rows, None, item.number, 0)
     for stream, (name, value) in enumerate(zip(rule.states, new, strict=True), 1):
         if update.differentiable:  # in place would spoil what autograd has kept of the old state
             kept[name] = torch.view_as_complex(value) if p.is_complex() else value.to(kept[name].dtype)
         else:
-            _write(kept[name], value, noise, item.number, stream)
+            _write(kept[name], value, now.rows, noise, item.number, stream)
     for name, value in zip(rule.numbers, now.numbers, strict=True):
         kept[name].fill_(value)
     if options.ema is not None:
@@ -182,10 +189,14 @@ def _elements(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in rounding.HALVES else tensor
 
 
-def _write(tensor: Tensor, value: Tensor, noise: int | None, number: int, stream: int) -> None:
-    """Write a value; in half precision it is rounded by chance where there is noise."""
+def _write(tensor: Tensor, value: Tensor, rows: Rows | None, noise: int | None, number: int, stream: int) -> None:
+    """Write a value, into some rows or all; in half precision it is rounded by chance where there is noise."""
     if noise is not None and tensor.dtype in rounding.HALVES:
         begin, tensor, value = shards.begin(tensor), shards.local(tensor), shards.local(value)
         bits = rounding.bits(tensor, noise, number, stream, begin)
+        bits = rows.take(bits) if rows else bits
         value = rounding.by_chance(value.float(), bits, tensor.dtype)
-    (torch.view_as_real(tensor) if tensor.is_complex() else tensor).copy_(value)
+    if rows is not None:
+        rows.put(tensor, torch.view_as_complex(value) if tensor.is_complex() else value.to(tensor.dtype))
+    else:
+        (torch.view_as_real(tensor) if tensor.is_complex() else tensor).copy_(value)

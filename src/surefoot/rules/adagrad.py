@@ -16,4 +16,4 @@ def direction(g: X, p: X, s: X, rate: X, eps: X):
     return rate * g / (sqrt(s) + eps), s
 
 
-adagrad = Rule("Adagrad", scalars, direction, ("sum",), start={"sum": "initial_accumulator_value"})
+adagrad = Rule("Adagrad", scalars, direction, ("sum",), start={"sum": "initial_accumulator_value"}, sparse=True)

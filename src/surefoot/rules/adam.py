@@ -7,6 +7,8 @@ AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2) is this rule wit
 the engine's.
 """
 
+from dataclasses import replace
+
 from surefoot.rules.rule import Rule, X, maximum, sqrt
 
 
@@ -28,4 +30,5 @@ def direction_max(g: X, p: X, m: X, v: X, top: X, beta1: X, alpha1: X, beta2: X,
 
 
 adam = Rule("Adam", scalars, direction, ("exp_avg", "exp_avg_sq"), momentum="exp_avg")
+lazy_adam = replace(adam, name="lazy Adam", sparse=True)
 amsgrad = Rule("AMSGrad", scalars, direction_max, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), momentum="exp_avg")

@@ -77,6 +77,7 @@ class Rule:
     factors: `factors(n, *sums, *scalars)`: what follows from the sums, and is given to `direction` after the scalars
     common: hyper-parameters that sums over all parameters of the optimizer change: `factors(*sums, *hyper)` returns
         their new values then
+    sparse: whether rows that a sparse gradient does not hold stay as they are, and so do their states
     given: `direction(g, p, o, ...)` takes what matrix operations have made of the gradient
     """
 
@@ -92,6 +93,7 @@ class Rule:
     terms: Callable[..., tuple[X, ...]] | None = None
     factors: Callable[..., tuple[X, ...]] | None = None
     common: tuple[str, ...] = ()
+    sparse: bool = False
     given: bool = False
 
     @cached_property

@@ -30,7 +30,7 @@ def lookahead(g: X, p: X, b: X, momentum: X, share: X):
     return g + momentum * b, b
 
 
-sgd = Rule("SGD", scalars_plain, plain, counted=False)
+sgd = Rule("SGD", scalars_plain, plain, counted=False, sparse=True)
 momentum = Rule(
     "SGD with heavy-ball momentum",
     scalars,
