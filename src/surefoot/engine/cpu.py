@@ -113,7 +113,7 @@ class CpuLane(Lane):
             decay = update.weight_decay
             coupled, decoupled = (0.0, decay) if update.decoupled else (decay, 0.0)
             scalars = update.rule.scalars(t, *(update.hyper[name] for name in update.rule.hyper), *numbers)
-            noise = float(rounding.noise(options.rounding_seed, int(t))) if options.chance else 0.0
+            noise = float(rounding.noise(options.rounding_seed, int(t))) if options.random else 0.0
             first = (noise, scales.groups[group], bound)
             return [*first, update.lr, coupled, decoupled, share, *scalars]  # pyright: ignore[reportReturnType]
 

@@ -38,8 +38,11 @@ class Memory:
         flags = {"average": kernel.averaged, "master": kernel.mastered}
         kept = ["p", *self.states, *(name for name, there in flags.items() if there)]
         given = ["o"] if kernel.rule and kernel.rule.given else []
+        self.coded = [name for name, stored in zip(kept, kernel.stored, strict=True) if stored == "int8"]
+        scales = [f"{name}_scale" for name in self.coded]
         self.stored = dict(zip(kept, kernel.stored, strict=True)) | {"g": kernel.stored[0], "o": kernel.precision}
-        self.streams = dict(enumerate(["p", "g", *kept[1:], *given])) if kernel.rule else {1: "g"}
+        self.stored |= dict.fromkeys(scales, "float32")
+        self.streams = dict(enumerate(["p", "g", *kept[1:], *scales, *given])) if kernel.rule else {1: "g"}
 
     def element(self, name: str) -> str:
         """An element as it is stored."""
@@ -59,11 +62,23 @@ class Memory:
 
     def read(self, name: str) -> str:
         """An element as it is computed with."""
+        if name in self.coded:
+            return f"decode({self.element(name)}) * {self.unit(name)}"
         return self.wide(name, self.element(name))
+
+    def unit(self, name: str) -> str:
+        """The scale of an element's block."""
+        return f"{name}_scale[i >> 8]"
 
     def nearest(self, name: str, value: str) -> str:
         """A value rounded to what an array can hold."""
         return value if self.full(name) else f"nearest_{self.stored[name]}({value})"
+
+    def store(self, name: str, value: str) -> str:
+        """The statement that stores a new state. That of one in 8 bits waits until its block's largest is known."""
+        if name in self.coded:
+            return f"later_{name}[i - base] = {value}; top_{name} = maximum(top_{name}, absolute({value}))"
+        return self.assign(name, self.rounded(name, value))
 
     def rounded(self, name: str, value: str) -> str:
         """A value as it is to be stored."""
@@ -84,7 +99,7 @@ def factors(rule: Rule) -> list[str]:
 
 def keys(kernel: Kernel, memory: Memory) -> list[str]:
     """What chance depends on: the place in the whole tensor, and a key for the parameter and for each of its states."""
-    if not kernel.chance:
+    if not kernel.random:
         return []
     names = ("p", *memory.states)
     lines = [f"key_{name} = key(noise, whole(number), {i})" for i, name in enumerate(names)]
@@ -125,7 +140,7 @@ def gradient(kernel: Kernel, memory: Memory) -> str:
 def move(kernel: Kernel, rule: Rule, memory: Memory) -> str:
     """Text that sets `update` and stores all that is new."""
     writes = [f"stored = {memory.rounded('p', 'new')}", memory.assign("p", "stored")]
-    writes += [memory.assign(name, memory.rounded(name, f"new_{name}")) for name in memory.states]
+    writes += [memory.store(name, f"new_{name}") for name in memory.states]
     if kernel.mastered:
         writes += [memory.assign("master", "new")]
     if kernel.averaged:  # of the parameter as it is stored

@@ -51,7 +51,7 @@ class GpuLane(Lane):
 
     @staticmethod
     def available(form: Form, options: Options) -> bool:
-        return works(form.device) and _has_text(form.rule)
+        return works(form.device) and _has_text(form.rule) and "int8" not in form.stored
 
     @staticmethod
     def takes(update: Update) -> bool:

@@ -23,7 +23,7 @@ from surefoot.engine.update import Item, Scales, Update
 from surefoot.rules.rule import Rule
 
 CHUNK = 16384  # elements of a row: few enough to share a small lane evenly; in a large one up to 4 times as many
-STORED = {torch.float32: "float32", torch.float64: "float64", **HALVES}
+STORED = {torch.float32: "float32", torch.float64: "float64", **HALVES, torch.int8: "int8"}
 PLAIN = (Tensor, torch.nn.Parameter)
 
 Ints = npt.NDArray[np.int64]
@@ -36,6 +36,7 @@ class Form:
 
     device: where they lie
     names: the states that a kernel reads and writes, in the order of the kernel's arguments
+    scales: what belongs to those in 8 bits
     stored: the dtypes of the parameter (and its gradient) and of these
     counted: whether steps are counted
     split: among which processes their elements are divided; None: they are plain tensors
@@ -47,6 +48,7 @@ class Form:
     stored: tuple[str, ...]
     counted: bool
     split: Split | None = None
+    scales: tuple[str, ...] = ()
 
 
 class Lane(ABC):
@@ -85,10 +87,11 @@ class Lane(ABC):
         self.factors = np.array([(*i.factors, i.number, 1.0, begin(i.p), 1.0, *more) for i in items], np.float64)
         self._clipped = False
         self._kept = [item.kept for item in items]
-        self._streams = [self.params, *([kept[name] for kept in self._kept] for name in form.names)]
+        self._names = (*form.names, *form.scales)
+        self._streams = [self.params, *([kept[name] for kept in self._kept] for name in self._names)]
         self._layout = [_layout(t) for stream in self._streams for t in stream]
-        self.pointers: Ints = np.zeros((2 + len(form.names) + form.rule.given, len(items)), np.int64)
-        self.pointers[[0, *range(2, 2 + len(form.names))]] = [
+        self.pointers: Ints = np.zeros((2 + len(self._names) + form.rule.given, len(items)), np.int64)
+        self.pointers[[0, *range(2, 2 + len(self._names))]] = [
             [local(t).data_ptr() for t in stream] for stream in self._streams
         ]
         self.active: npt.NDArray[np.bool_] | None
@@ -116,7 +119,7 @@ class Lane(ABC):
 
     def same(self) -> bool:
         """Whether the parameters and their states are still what and where they were."""
-        for name, stream in zip(self.form.names, self._streams[1:], strict=True):
+        for name, stream in zip(self._names, self._streams[1:], strict=True):
             if not all(kept.get(name) is t for kept, t in zip(self._kept, stream, strict=True)):
                 return False
         for name, stream in self._running.items():

@@ -40,7 +40,8 @@ class Kernel:
     """Everything that a kernel's code depends on.
 
     kind: a key of SUMS, "measure", "scan" or "witness"
-    stored: the dtypes of the parameter and of its states, average and master copy; the gradient's is the parameter's
+    stored: the dtypes of the parameter and of its states, average and master copy; the gradient's is the parameter's.
+        int8 stands for codes of `eight_bit`, each block with a scale
     rule: the update rule; None for a norm
     bounded: gradients are clipped by value
     cautious: only what agrees with the gradient's sign is taken
@@ -64,6 +65,11 @@ class Kernel:
     def precision(self) -> str:
         """What it computes in: half precision is only for storing."""
         return "float64" if self.stored[0] == "float64" else "float32"
+
+    @property
+    def random(self) -> bool:
+        """Whether it needs random bits."""
+        return self.chance or (self.kind == "update" and "int8" in self.stored)
 
     @property
     def sums(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from surefoot.engine import rounding
+from surefoot.engine.eight_bit import BLOCK, LEVELS
 
 # no nnan and no ninf: they would let the compiler drop the tests for NaN and infinity
 FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
@@ -70,7 +71,7 @@ def operations(precision: str) -> dict[str, Any]:
 
 def _halves() -> dict[str, Any]:
     """Half precision, which Numba does not know: 16 bits, computed with in single precision. As in `rounding`."""
-    i16, i32, f32, half = ir.IntType(16), ir.IntType(32), ir.FloatType(), ir.HalfType()
+    i8, i16, i32, f32, half = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType(), ir.HalfType()
 
     def wide_bfloat16(b: Any, x: Any) -> Any:
         return b.bitcast(b.shl(b.zext(x, i32), i32(16)), f32)
@@ -115,8 +116,38 @@ def _halves() -> dict[str, Any]:
     def bits(b: Any, key: Any, place: Any) -> Any:
         return mix(b, b.xor(key, b.trunc(place, i32)))
 
-    bits16, bits32, real, index = types.int16, types.int32, types.float32, types.int64
+    def decode(b: Any, code: Any) -> Any:
+        x = b.fmul(b.sitofp(code, f32), f32(1 / LEVELS))
+        return b.fmul(b.fmul(x, x), b.fmul(x, b.call(b.module.declare_intrinsic("llvm.fabs", [f32]), [x])))
+
+    def encode(b: Any, x: Any, inverse: Any, bits: Any) -> Any:
+        size, root = (b.module.declare_intrinsic(name, [f32]) for name in ("llvm.fabs", "llvm.sqrt"))
+
+        def power(k: Any) -> Any:
+            y = b.fmul(b.sitofp(k, f32), f32(1 / LEVELS))
+            return b.fmul(b.fmul(y, y), b.fmul(y, y))
+
+        def limited(k: Any, least: Any) -> Any:
+            k = b.select(b.icmp_signed(">", k, i32(LEVELS)), i32(LEVELS), k)
+            return b.select(b.icmp_signed("<", k, least), least, k)
+
+        share = b.fmul(b.call(size, [x]), inverse)
+        level = b.fmul(b.call(root, [b.call(root, [share])]), f32(LEVELS))
+        known = b.fcmp_ordered("<=", level, f32(LEVELS))
+        k = limited(b.fptosi(b.select(known, level, f32(LEVELS)), i32), i32(0))
+        low, high = power(k), power(b.add(k, i32(1)))
+        chance = b.fmul(b.fmul(b.uitofp(bits, f32), f32(2.0**-32)), b.fsub(high, low))
+        up = b.zext(b.fcmp_ordered("<", chance, b.fsub(share, low)), i32)
+        there = b.zext(b.fcmp_unordered("!=", x, f32(0)), i32)
+        k = b.mul(limited(b.add(k, up), i32(1)), there)
+        return b.trunc(b.select(b.fcmp_ordered("<", x, f32(0)), b.neg(k), k), i8)
+
+    bits8, bits16, bits32, real, index = types.int8, types.int16, types.int32, types.float32, types.int64
     return {
+        "bytes8": _pointer(bits8, i8),
+        "decode": _one(decode, real(bits8)),
+        "encode": _three(encode, bits8(real, real, bits32)),
+        "scratch": _scratch,
         "shorts": _pointer(bits16, i16),
         "wide_bfloat16": _one(wide_bfloat16, real(bits16)),
         "wide_float16": _one(wide_float16, real(bits16)),
@@ -184,6 +215,18 @@ def _sqrt(llvm_type: Any) -> Any:
         return x(x), build
 
     return sqrt
+
+
+@intrinsic
+def _scratch(typing: Any) -> Any:
+    """Room for a block of numbers in single precision."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        with builder.goto_entry_block():
+            room = builder.alloca(ir.ArrayType(ir.FloatType(), BLOCK))
+        return builder.bitcast(room, ir.FloatType().as_pointer())
+
+    return types.CPointer(types.float32)(), build
 
 
 @intrinsic

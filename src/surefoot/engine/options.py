@@ -12,7 +12,7 @@ import torch
 
 from surefoot.errors import UserError, unknown
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "8bit": torch.int8}
 Structure: TypeAlias = "tuple[bool, bool, bool, bool, str]"
 
 
@@ -78,7 +78,8 @@ class Options:
         on the average
     rounding_seed: of the hash that chance is
     master_weights: keep a copy in single precision of each parameter in half precision, and move that
-    state_dtype: the dtype of states created from now on; None: that of their parameters
+    state_dtype: the dtype of states created from now on; None: that of their parameters. "8bit": 8 bits, and a scale for
+        each block of 256 elements (`surefoot.engine.eight_bit`), where a parameter has 4096 elements or more
     """
 
     clip_norm: Clip | None = None
@@ -134,6 +135,11 @@ class Options:
         return self.clip_value is not None, self.cautious, self.zero_grad_in_step, self.chance, norm
 
     @property
+    def random(self) -> bool:
+        """Whether any rounding is by chance: states in 8 bits always are."""
+        return self.chance or self.state_dtype == torch.int8
+
+    @property
     def chance(self) -> bool:
         """Whether half precision is rounded by chance."""
         return self.rounding == "stochastic"
@@ -161,7 +167,7 @@ class Given(TypedDict, total=False):
     rounding: Literal["nearest", "stochastic"]
     rounding_seed: int
     master_weights: bool
-    state_dtype: Literal["fp32", "bf16", "fp16"] | torch.dtype | None
+    state_dtype: Literal["fp32", "bf16", "fp16", "8bit"] | torch.dtype | None
 
 
 NAMES = tuple(f.name for f in fields(Options))

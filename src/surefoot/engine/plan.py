@@ -90,7 +90,9 @@ class Plan:
         if shared or not all(beside(kept[name], p) for name in names):
             return None
         stored = tuple(STORED[t.dtype] for t in (p, *(kept[name] for name in names)))
-        form = Form(p.device, rule, names, stored, states.counted(rule, p, options), split(p))
+        form = Form(
+            p.device, rule, names, stored, states.counted(rule, p, options), split(p), states.scales(rule, kept)
+        )
         return form if kind.available(form, options) else None
 
     def fits(self, updates: Sequence[Update], state: State, options: Options) -> bool:

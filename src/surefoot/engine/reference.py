@@ -6,7 +6,7 @@ learning rates, differentiable steps. The fast backends are tested against it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surefoot.engine import rounding, shards, sparse, states
+from surefoot.engine import eight_bit, rounding, shards, sparse, states
 from surefoot.engine.options import Options
 from surefoot.engine.sparse import Rows
 from surefoot.engine.update import Item, Update
@@ -94,7 +94,8 @@ def begin(item: Item, update: Update, options: Options, scale: float) -> Step:
         master = rows.take(master) if rows else master
         x = torch.where(master.to(p.dtype) == stored, master, x)
     # a narrow state of a wide parameter is widened first: beta * state would round to what it is stored in
-    old = [_elements(rows.take(kept[name]) if rows else kept[name]) for name in rule.states]
+    read = {name: _read(kept, name) for name in rule.states}
+    old = [_elements(rows.take(state) if rows else state) for state in read.values()]
     old = [t.to(torch.promote_types(t.dtype, x.dtype)) for t in old]
     g = raw if scale == 1 else raw * scale
     if options.clip_value is not None:
@@ -138,15 +139,22 @@ def step(item: Item, update: Update, options: Options, scale: float, given: Tens
     move = d if rule.whole else lr * d
 
     sums = () if update.differentiable else _sums(rule, now.raw, move, x, new, scale)
-    noise, master = None, _master(item, update, options)
-    if options.chance and master is None:
-        noise = rounding.noise(options.rounding_seed, int(now.number))
+    chance = rounding.noise(options.rounding_seed, int(now.number)) if options.random else 0
+    master = _master(item, update, options)
+    noise = chance if options.chance and master is None else None
     _write(p, x - move, now.rows, noise, item.number, 0)
     if master is not None:
         _write(master, x - move, now.rows, None, item.number, 0)
     for stream, (name, value) in enumerate(zip(rule.states, new, strict=True), 1):
         if update.differentiable:  # in place would spoil what autograd has kept of the old state
             kept[name] = torch.view_as_complex(value) if p.is_complex() else value.to(kept[name].dtype)
+        elif states.in_8_bits(kept[name]):
+            if now.rows:
+                whole = _read(kept, name)
+                now.rows.put(whole, value)
+                value = whole
+            bits = rounding.bits(kept[name], chance, item.number, stream)
+            eight_bit.encode(value, bits, kept[name], kept[name + eight_bit.SCALE])
         else:
             _write(kept[name], value, now.rows, noise, item.number, stream)
     for name, value in zip(rule.numbers, now.numbers, strict=True):
@@ -187,6 +195,11 @@ def _elements(tensor: Tensor) -> Tensor:
     if tensor.is_complex():
         return torch.view_as_real(tensor.resolve_conj())
     return tensor.float() if tensor.dtype in rounding.HALVES else tensor
+
+
+def _read(kept: Mapping[str, Any], name: str) -> Tensor:
+    """A state as numbers."""
+    return eight_bit.decode(kept[name], kept[name + eight_bit.SCALE]) if states.in_8_bits(kept[name]) else kept[name]
 
 
 def _write(tensor: Tensor, value: Tensor, rows: Rows | None, noise: int | None, number: int, stream: int) -> None:

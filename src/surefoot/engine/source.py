@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from textwrap import indent
 
+from surefoot.engine.eight_bit import BLOCK
 from surefoot.engine.element import Memory, direction, factors, keys, momentum, move, scalars, terms
 from surefoot.engine.launch import FACTORS, HYPER, Kernel
 from surefoot.rules.rule import Rule
@@ -62,9 +63,10 @@ for i in range(count):
 # sums over blocks are in the precision of the step, and those of blocks in double. Single precision has no room for the
 # squares of what explodes or vanishes: where a block's sum is not safe, it is added up again
 UPDATE = """
-for base in range(0, count, block_size):
-    end = min(base + block_size, count)
+for base in range(0, count, {block}):
+    end = min(base + {block}, count)
     g2, u2, p2, m2, gm = zero, zero, zero, zero, zero
+    {blocks}
     for i in range(base, end):
 {rule}
 {move}
@@ -72,6 +74,7 @@ for base in range(0, count, block_size):
         u2 += update * update
         p2 += x * x
         {momentum}
+    {encode}
     update2, param2 = update2 + wide(u2), param2 + wide(p2)
     if g2 > least and g2 < most and {safe}:
         grad2, momentum2, dot = grad2 + wide(g2), momentum2 + wide(m2), dot + wide(gm)
@@ -86,7 +89,18 @@ if scale < zero:  # the momentum is that of the gradient's negative
 """
 
 
-POINTERS = {"float32": ("reals", 4), "float64": ("reals", 8), "bfloat16": ("shorts", 2), "float16": ("shorts", 2)}
+POINTERS = {
+    "float32": ("reals", 4), "float64": ("reals", 8), "bfloat16": ("shorts", 2), "float16": ("shorts", 2),
+    "int8": ("bytes8", 1),
+}  # fmt: skip
+# of a block's states in 8 bits: how they are read, and what is done when its largest is known
+BLOCKS = "top_{0} = zero"
+ENCODE = """
+    {0}_scale[base >> 8] = top_{0}
+    inverse = one / top_{0} if top_{0} > zero else zero
+    for i in range(base, end):
+        {0}[i] = encode(later_{0}[i - base], inverse, bits(key_{0}, place + i))
+"""
 # products in double precision
 DOUBLES = {"lr": "lr_factor", "coupled": "decay_factor", "decoupled": "decay_factor", "scale": "clip"}
 
@@ -118,7 +132,8 @@ def _pointers(memory: Memory) -> list[str]:
     lines: list[str] = []
     for i, name in memory.streams.items():
         pointers, size = POINTERS[memory.stored[name]]
-        lines += [f"{name} = {pointers}(pointers[{i} * tensors + tensor] + {size} * start)"]
+        first = "(start >> 8)" if name.endswith("_scale") else "start"
+        lines += [f"{name} = {pointers}(pointers[{i} * tensors + tensor] + {size} * {first})"]
     return lines
 
 
@@ -130,12 +145,14 @@ def _numbers(kernel: Kernel, rule: Rule, memory: Memory) -> list[str]:
     lines += [f"{name} = factors[{len(told)} * tensor + {i}]" for i, name in enumerate(told)]
     for i, name in enumerate(columns):
         if name == "noise":  # a whole number
-            lines += [f"noise = whole(hyper[h + {i}])"] if kernel.chance else []
+            lines += [f"noise = whole(hyper[h + {i}])"] if kernel.random else []
         else:
             factor = f" * {DOUBLES[name]}" if name in DOUBLES else ""
             lines += [f"{name} = real(hyper[h + {i}]{factor})"]
     lines += [f"{name} = real({name})" for name in ("rescale", *factors(rule))]
     lines += keys(kernel, memory)
+    if kernel.kind == "update":
+        lines += [f"later_{name} = scratch()" for name in memory.coded]
     if kernel.clearing:  # a zero that the compiler does not know for one: it would call memset
         lines += [f"nothing = {'real' if memory.full('g') else 'short'}(tensors >> 62)"]
     return lines
@@ -149,6 +166,9 @@ def _update(kernel: Kernel, rule: Rule, memory: Memory) -> str:
         move=indent(move(kernel, rule, memory), 8 * " "),
         g=memory.read("g"),
         momentum=f"m2 += new_{m} * new_{m}; gm += new_{m} * raw" if m else "",
+        block=BLOCK if memory.coded else "block_size",
+        blocks="; ".join(BLOCKS.format(name) for name in memory.coded),
+        encode="".join(ENCODE.format(name) for name in memory.coded),
         momentum64=f"m64 = wide({memory.read(m)}); momentum2 += m64 * m64; dot += m64 * raw64" if m else "",
         safe="m2 > least and m2 < most" if m else "True",
         clear="for i in range(base, end): g[i] = nothing" if kernel.clearing else "",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surefoot.engine import eight_bit
 from surefoot.engine.options import Options
 from surefoot.engine.rounding import HALVES
 from surefoot.rules.rule import Rule
@@ -32,21 +33,34 @@ def start(rule: Rule, hyper: Mapping[str, Any], p: Tensor, kept: dict[str, Any],
             created.append(name)
     for name in rule.states:
         if kept.get(name) is None:
-            dtype = p.dtype if options.state_dtype is None or p.is_complex() else options.state_dtype
+            dtype = _dtype(p, options)
+            made = torch.float32 if dtype == torch.int8 else dtype
             if rule.start.get(name) == "p":
-                kept[name] = p.detach().to(dtype, copy=True)
+                kept[name] = p.detach().to(made, copy=True)
             else:
-                value = _first(rule, hyper, name)
+                value = float(_first(rule, hyper, name))
                 fill = complex(value, value) if p.is_complex() else value
                 kept[name] = torch.full_like(
-                    p, fill, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format
+                    p, fill, dtype=made, requires_grad=False, memory_format=torch.preserve_format
                 )
             created.append(name)
+            if dtype == torch.int8:
+                kept[name], kept[name + eight_bit.SCALE] = eight_bit.nearest(kept[name])
+                created.append(name + eight_bit.SCALE)
     for name in names(rule, p, options)[len(rule.states) :]:
         if name not in kept:
             kept[name] = p.detach().to(torch.float32 if p.dtype in HALVES else p.dtype, copy=True)
             created.append(name)
     return created
+
+
+def _dtype(p: Tensor, options: Options) -> torch.dtype:
+    """What a new state of a parameter is stored in."""
+    if options.state_dtype is None or p.is_complex():
+        return p.dtype
+    if options.state_dtype == torch.int8 and not eight_bit.suits(p):
+        return torch.promote_types(p.dtype, torch.float32)
+    return options.state_dtype
 
 
 def _first(rule: Rule, hyper: Mapping[str, Any], name: str) -> float:
@@ -58,7 +72,17 @@ def _first(rule: Rule, hyper: Mapping[str, Any], name: str) -> float:
 def complete(rule: Rule, p: Tensor, kept: Mapping[str, Any], options: Options) -> bool:
     """Whether a parameter has all that `start` would create."""
     needed = (*names(rule, p, options), *rule.numbers, *(("step",) if counted(rule, p, options) else ()))
-    return all(kept.get(name) is not None for name in needed)
+    return all(kept.get(name) is not None for name in (*needed, *scales(rule, kept)))
+
+
+def scales(rule: Rule, kept: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of what belongs to states in 8 bits."""
+    return tuple(name + eight_bit.SCALE for name in rule.states if in_8_bits(kept.get(name)))
+
+
+def in_8_bits(state: object) -> bool:
+    """Whether it is a state in 8 bits."""
+    return isinstance(state, Tensor) and state.dtype == torch.int8
 
 
 def names(rule: Rule, p: Tensor, options: Options) -> tuple[str, ...]:
@@ -69,7 +93,8 @@ def names(rule: Rule, p: Tensor, options: Options) -> tuple[str, ...]:
 
 def counted(rule: Rule, p: Tensor, options: Options) -> bool:
     """Whether a parameter's steps are counted: rounding by chance needs it, too."""
-    return rule.counted or (options.chance and (p.dtype in HALVES or options.state_dtype in HALVES))
+    halves = p.dtype in HALVES or options.state_dtype in HALVES
+    return rule.counted or (options.chance and halves) or _dtype(p, options) == torch.int8
 
 
 def next_count(kept: Mapping[str, Any]) -> float:
