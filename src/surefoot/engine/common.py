@@ -30,7 +30,7 @@ def settle(plan: Plan, updates: Sequence[Update], scales: Scales, options: Optio
         for item in plan.items:
             update = updates[item.group]
             if update.rule is rule and item.p.grad is not None:
-                now = reference.begin(item, update, options, scales.of(item))
+                now = reference.begin(item, update, options, scales)
                 parts.append(torch.stack(reference.terms(rule, now)))
         if parts:
             sums = torch.stack([part.to(parts[0].device, torch.float64) for part in parts]).sum(0)

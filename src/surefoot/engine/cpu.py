@@ -62,7 +62,7 @@ class CpuLane(Lane):
 
     def begin(self, updates: Sequence[Update], scales: Scales, options: Options) -> Floats | None:
         rule = self.form.rule
-        self._clip(scales)
+        self._take(scales)
         self._index, table = self._table(updates, scales, options)
         width = table.shape[1] - len(rule.numbers)
         self._hyper = np.ascontiguousarray(table[:, :width])

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from surefoot.engine import common, gpu, precondition, reference
+from surefoot.engine import common, gpu, precondition, reference, transform
 from surefoot.engine.gradient import Gradient
 from surefoot.engine.launch import SUMS
 from surefoot.engine.options import Options
@@ -61,7 +61,9 @@ class Engine:
                 clear_gradients(updates)
             return report
         # where gradients share memory, all must have been read before the first is cleared
-        clear = options.zero_grad_in_step and not plan.items and not plan.gradients_overlap()
+        scales.gradients = transform.gradients(plan, updates, options, scales)
+        read = not plan.items and not scales.gradients
+        clear = options.zero_grad_in_step and read and not plan.gradients_overlap()
         launched = options if clear == options.zero_grad_in_step else replace(options, zero_grad_in_step=False)
         given = precondition.directions(plan, updates, options, scales)
         sums = [lane.begin(updates, scales, launched) for lane in plan.lanes]
@@ -69,7 +71,7 @@ class Engine:
             common.settle(plan, updates, scales, options, sums)
         lanes = [lane.step(updates, launched, given) for lane in plan.lanes]
         items = [
-            reference.step(item, updates[item.group], options, scales.of(item), given.get(item.number))
+            reference.step(item, updates[item.group], options, scales, given.get(item.number))
             for item in plan.items
             if item.p.grad is not None
         ]

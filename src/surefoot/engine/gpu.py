@@ -75,7 +75,9 @@ class GpuLane(Lane):
 
     def begin(self, updates: Sequence[Update], scales: Scales, options: Options) -> Tensor | None:
         rule = self.form.rule
-        self._clip(scales)
+        self._take(scales)
+        if scales.gradients:
+            self._addresses = self._pointers.put(self.pointers)
         self._hyper = self._prepare(updates, scales, options)
         if rule.terms is None:
             return None

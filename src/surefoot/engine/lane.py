@@ -174,14 +174,19 @@ class Lane(ABC):
         """Say where what the rule is given lies. What is returned must live until the step is taken."""
         if not self.form.rule.given:
             return ()
-        some = {i: laid_out(given[item.number], item.p) for i, item in enumerate(self.items) if item.number in given}
+        dtype = torch.float64 if self.form.stored[0] == "float64" else torch.float32
+        items = [(i, item) for i, item in enumerate(self.items) if item.number in given]
+        some = {i: laid_out(given[item.number], item.p, dtype) for i, item in items}
         self.pointers[-1] = 0
         for i, d in some.items():
             self.pointers[-1, i] = d.data_ptr()
         return list(some.values())
 
-    def _clip(self, scales: Scales) -> None:
-        """Take up factors that gradients have of their own."""
+    def _take(self, scales: Scales) -> None:
+        """Take up factors that gradients have of their own, and gradients that were changed."""
+        for i, item in enumerate(self.items if scales.gradients else ()):
+            if item.number in scales.gradients:
+                self.pointers[1, i] = scales.gradients[item.number].data_ptr()
         if scales.tensors or self._clipped:
             self.factors[:, FACTORS.index("clip")] = [scales.tensors.get(item.number, 1.0) for item in self.items]
             self._clipped = bool(scales.tensors)
@@ -236,9 +241,8 @@ def kernels(form: Form, structure: Structure) -> Sequence[Kernel]:
     return found
 
 
-def laid_out(d: Tensor, p: Tensor) -> Tensor:
-    """What a rule is given, in the precision that p is computed in, its elements in the same order in memory."""
-    dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
+def laid_out(d: Tensor, p: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor of p's shape in some dtype, its elements in the same order in memory as p's."""
     if d.dtype == dtype and d.stride() == p.stride():
         return d
     return torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(d)

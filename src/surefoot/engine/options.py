@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any, Literal, TypeAlias, TypedDict
 
@@ -64,6 +64,43 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class AGC(Clip):
+    """Adaptive gradient clipping: each row of a gradient is cut to a share of the norm of its row of weights.
+
+        g = g * min(1, clipping * max(norm(p), eps) / norm(g))
+
+    where g and p are rows, all that belongs to one output of the layer; of a vector or a number, the whole.
+
+    Args:
+        clipping: the share
+        eps: the least norm that weights are taken to have, so that those of zero can move
+
+    Source: Brock et al. 2021, "High-performance large-scale image recognition without normalization"
+    (arXiv:2102.06171), eq. 3.
+
+    >>> import torch, surefoot as sf
+    >>> w = torch.nn.Parameter(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+    >>> opt = sf.optim.SGD([w], lr=1, clip_norm=sf.optim.AGC(0.1))
+    >>> w.grad = torch.tensor([[0.0, 5.0], [0.05, 0.0]]); opt.step()
+    >>> w.data
+    tensor([[ 3.0000,  3.5000],
+            [-0.0500,  1.0000]])
+    """
+
+    max_norm: float = field(default=math.inf, init=False)
+    norm_type: float = field(default=2.0, init=False)
+    per_group: bool = field(default=False, init=False)
+    error_if_nonfinite: bool = field(default=False, init=False)
+    clipping: float = 0.01
+    eps: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in ("clipping", "eps"):
+            if not _positive(getattr(self, name)):
+                raise UserError(f"AGC: {name}={getattr(self, name)!r}: it must be a number above 0")
+
+
+@dataclass(frozen=True)
 class Options:
     """The engine's options, the same for all parameters of an optimizer.
 
@@ -71,6 +108,7 @@ class Options:
     clip_value: the largest size of a gradient's element; larger ones are cut
     skip_nonfinite: leave everything as it is in a step whose gradients hold a NaN or an infinity
     zero_grad_in_step: set the gradients to zero when they have been used
+    centralize: take each row's mean away from gradients that are matrices or more (Yong et al. 2020, arXiv:2004.01461)
     cautious: take only the elements of the update that go down the gradient, and scale these up by the share that was
         left out: d / (number taken + 1), a tensor of d elements (Liang et al. 2024, arXiv:2411.16085, algorithm 2)
     ema: keep an average of each parameter: average = ema * average + (1 - ema) * parameter, at each of its steps
@@ -78,7 +116,7 @@ class Options:
         on the average
     rounding_seed: of the hash that chance is
     master_weights: keep a copy in single precision of each parameter in half precision, and move that
-    state_dtype: the dtype of states created from now on; None: that of their parameters. "8bit": 8 bits, and a scale for
+    state_dtype: the dtype of states created from now on; None: that of their parameters. "8bit": 8 bits and a scale for
         each block of 256 elements (`surefoot.engine.eight_bit`), where a parameter has 4096 elements or more
     """
 
@@ -86,6 +124,7 @@ class Options:
     clip_value: float | None = None
     skip_nonfinite: bool = False
     zero_grad_in_step: bool = False
+    centralize: bool = False
     cautious: bool = False
     ema: float | None = None
     rounding: str = "nearest"
@@ -111,7 +150,7 @@ class Options:
         if chosen.get("state_dtype") in DTYPES:
             chosen["state_dtype"] = DTYPES[chosen["state_dtype"]]
         options = Options(**chosen)
-        for name in ("skip_nonfinite", "zero_grad_in_step", "cautious", "master_weights"):
+        for name in ("skip_nonfinite", "zero_grad_in_step", "centralize", "cautious", "master_weights"):
             if not isinstance(getattr(options, name), bool):
                 raise UserError(f"{owner}: {name}={getattr(options, name)!r}: it must be True or False")
         if options.clip_value is not None and not _positive(options.clip_value):
@@ -152,7 +191,7 @@ class Options:
     @property
     def measured(self) -> bool:
         """Whether the norm of the gradient must be known before the first parameter moves."""
-        return self.clip_norm is not None or self.skip_nonfinite
+        return self.clip_norm is not None or self.skip_nonfinite or self.centralize
 
 
 class Given(TypedDict, total=False):
@@ -162,6 +201,7 @@ class Given(TypedDict, total=False):
     clip_value: float | None
     skip_nonfinite: bool
     zero_grad_in_step: bool
+    centralize: bool
     cautious: bool
     ema: float | None
     rounding: Literal["nearest", "stochastic"]

@@ -64,5 +64,5 @@ def directions(plan: Plan, updates: Sequence[Update], options: Options, scales: 
 
 
 def _member(item: Item, update: Update, options: Options, scales: Scales, t: float) -> Member:
-    at = reference.begin(item, update, options, scales.of(item))
+    at = reference.begin(item, update, options, scales)
     return Member(at.x, at.g, item.kept, t)

@@ -17,7 +17,7 @@ from torch import Tensor
 from surefoot.engine import eight_bit, rounding, shards, sparse, states
 from surefoot.engine.options import Options
 from surefoot.engine.sparse import Rows
-from surefoot.engine.update import Item, Update
+from surefoot.engine.update import Item, Scales, Update
 from surefoot.rules.rule import Rule, bind
 
 OPERATIONS = {
@@ -71,10 +71,11 @@ class Step:
     whole: tuple[Any, ...]
 
 
-def begin(item: Item, update: Update, options: Options, scale: float) -> Step:
-    """Make ready for a step of a parameter along its gradient times `scale`; its states are there then."""
-    p, kept, rule = item.p, item.kept, update.rule
-    assert p.grad is not None
+def begin(item: Item, update: Update, options: Options, scales: Scales) -> Step:
+    """Make ready for a step of a parameter along its scaled gradient; its states are there then."""
+    p, kept, rule, scale = item.p, item.kept, update.rule, scales.of(item)
+    grad = scales.gradients.get(item.number, p.grad)
+    assert grad is not None
     item.created.extend(states.start(rule, update.hyper, p, kept, options))
     t = 1.0 if set(item.created) & set(rule.states) else 2.0
     if states.counted(rule, p, options):
@@ -85,8 +86,8 @@ def begin(item: Item, update: Update, options: Options, scale: float) -> Step:
     # a decay of zero is skipped, so that 0 * inf cannot make a NaN of a parameter that overflowed
     decays = isinstance(decay, Tensor) or decay != 0
 
-    held = sparse.rows(p.grad, p) if rule.sparse and not decays and not update.differentiable else None
-    rows, raw = held if held is not None else (None, p.grad)
+    held = sparse.rows(grad, p) if rule.sparse and not decays and not update.differentiable else None
+    rows, raw = held if held is not None else (None, grad)
     # autograd may keep p for the backward pass, and p is written in place below
     stored, raw = rows.take(p) if rows else p.clone() if update.differentiable else p, _elements(raw)
     x, master = _elements(stored), _master(item, update, options)
@@ -114,13 +115,15 @@ def terms(rule: Rule, now: Step) -> list[Tensor]:
     return [_wide(term).sum() for term in found]
 
 
-def step(item: Item, update: Update, options: Options, scale: float, given: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Move a parameter along its gradient times `scale`. Returns the sums of `launch.SUMS["update"]`.
+def step(
+    item: Item, update: Update, options: Options, scales: Scales, given: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """Move a parameter along its scaled gradient. Returns the sums of `launch.SUMS["update"]`.
 
     A differentiable step returns none: autograd would have to carry them.
     """
     p, kept, rule = item.p, item.kept, update.rule
-    now = begin(item, update, options, scale)
+    now = begin(item, update, options, scales)
     item.created.clear()  # from here on the step is taken
     if states.counted(rule, p, options):
         states.count(kept)
@@ -138,7 +141,7 @@ def step(item: Item, update: Update, options: Options, scale: float, given: Tens
         d = d + now.decay * x
     move = d if rule.whole else lr * d
 
-    sums = () if update.differentiable else _sums(rule, now.raw, move, x, new, scale)
+    sums = () if update.differentiable else _sums(rule, now.raw, move, x, new, scales.of(item))
     chance = rounding.noise(options.rounding_seed, int(now.number)) if options.random else 0
     master = _master(item, update, options)
     noise = chance if options.chance and master is None else None

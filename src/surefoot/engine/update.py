@@ -87,6 +87,7 @@ class Scales:
 
     groups: for each group, as far as the host knows
     tensors: for parameters by their numbers, besides
+    gradients: for parameters by their numbers, what is multiplied in the place of `.grad`
     found: on each device the sums that the norm, and so the clip factor, comes from, [., groups, 2]; None: the host
         knows all
     loss_scale: what gradients are divided by, besides
@@ -95,6 +96,7 @@ class Scales:
 
     groups: Sequence[float]
     tensors: Mapping[int, float] = field(default_factory=dict[int, float])
+    gradients: Mapping[int, Tensor] = field(default_factory=dict[int, Tensor])
     found: Mapping[torch.device, Tensor] | None = None
     loss_scale: Tensor | None = None
     overflow: Tensor | None = None

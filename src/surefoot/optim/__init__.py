@@ -1,6 +1,6 @@
 """Drop-in optimizers: torch.optim's names, arguments and state_dict, run by surefoot's engine."""
 
-from surefoot.engine.options import Clip, Norms, Options
+from surefoot.engine.options import AGC, Clip, Norms, Options
 from surefoot.engine.report import Report
 from surefoot.optim.adagrad import Adagrad
 from surefoot.optim.adam import Adam, AdamW
@@ -10,5 +10,6 @@ from surefoot.optim.rmsprop import RMSprop
 from surefoot.optim.sgd import SGD
 
 __all__ = [
-    "SGD", "Adagrad", "Adam", "AdamW", "Clip", "Norms", "Optimizer", "Options", "RMSprop", "Report", "create", "names",
+    "AGC", "SGD", "Adagrad", "Adam", "AdamW", "Clip", "Norms", "Optimizer", "Options", "RMSprop", "Report", "create",
+    "names",
 ]  # fmt: skip

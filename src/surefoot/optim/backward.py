@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from surefoot.engine.engine import Engine
 from surefoot.engine.gradient import factor
-from surefoot.engine.options import Clip
+from surefoot.engine.options import AGC, Clip
 from surefoot.engine.report import Report
 from surefoot.engine.update import Update
 from surefoot.errors import UserError
@@ -155,6 +155,7 @@ def _clip(optimizer: Optimizer) -> Clip | None:
     refused = {
         "skip_nonfinite": optimizer.options.skip_nonfinite,
         "differentiable": any(group["differentiable"] for group in optimizer.param_groups),
+        "clip_norm=AGC(...)": isinstance(clip, AGC),
         "a clip_norm function": clip is not None and callable(clip.max_norm),
         "clip_norm with error_if_nonfinite": clip is not None and clip.error_if_nonfinite,
         "clip_norm of another norm than 2": clip is not None and clip.norm_type != 2,
