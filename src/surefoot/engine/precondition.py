@@ -16,7 +16,6 @@ from surefoot.engine import reference
 from surefoot.engine.options import Options
 from surefoot.engine.plan import Plan
 from surefoot.engine.shards import sharded
-from surefoot.engine.sums import numbers
 from surefoot.engine.update import Item, Scales, Update
 from surefoot.errors import UserError
 
@@ -28,19 +27,29 @@ class Member:
     p: the parameter as it is computed with (half precision in single)
     g: the gradient as a rule is given it: unscaled, clipped, with coupled decay
     kept: its state, where what goes on from step to step may be put
-    t: which of its steps this is; 0 where steps are not counted
+    place: its index in its group
+    lr: its rate
+    t: which of its steps this is; where they are not counted, 1 for the first and 2 for others
     """
 
     p: Tensor
     g: Tensor
     kept: dict[str, Any]
+    place: int
+    lr: float
     t: float
 
 
 class Preconditioner(Protocol):
-    """Makes directions, of all parameters of a group at once. They are as large as the parameters, in any layout."""
+    """Makes directions."""
 
-    def directions(self, members: Sequence[Member], group: Mapping[str, Any]) -> Sequence[Tensor]: ...
+    def shapes(self, p: Tensor, group: Mapping[str, Any]) -> Mapping[str, tuple[int, ...]]:
+        """What it keeps in a parameter's state, and how large."""
+        ...
+
+    def directions(self, members: Sequence[Member], group: Mapping[str, Any]) -> Sequence[Tensor]:
+        """The directions of parameters of one group, as large as they are, in any layout."""
+        ...
 
 
 def directions(plan: Plan, updates: Sequence[Update], options: Options, scales: Scales) -> dict[int, Tensor]:
@@ -56,13 +65,12 @@ def directions(plan: Plan, updates: Sequence[Update], options: Options, scales: 
                     f"{update.rule.name} needs whole matrices, and {update.name(group, item.place)} is divided among "
                     "processes (FSDP2): use DistributedDataParallel, or an elementwise optimizer such as AdamW"
                 )
-        steps = numbers([item.kept["step"] for item in items]) if update.rule.counted else [-1.0] * len(items)
-        members = [_member(i, update, options, scales, t + 1) for i, t in zip(items, steps, strict=True)]
+        members = [_member(item, update, options, scales) for item in items]
         made = update.preconditioner.directions(members, update.keep or {})
         found.update({item.number: d for item, d in zip(items, made, strict=True)})
     return found
 
 
-def _member(item: Item, update: Update, options: Options, scales: Scales, t: float) -> Member:
-    at = reference.begin(item, update, options, scales)
-    return Member(at.x, at.g, item.kept, t)
+def _member(item: Item, update: Update, options: Options, scales: Scales) -> Member:
+    now = reference.begin(item, update, options, scales)
+    return Member(now.x.detach(), now.g.detach(), item.kept, item.place, float(now.lr), now.number)

@@ -2,6 +2,7 @@
 
 from surefoot.engine.options import AGC, Clip, Norms, Options
 from surefoot.engine.report import Report
+from surefoot.optim.adafactor import Adafactor
 from surefoot.optim.adagrad import Adagrad
 from surefoot.optim.adam import Adam, AdamW
 from surefoot.optim.optimizer import Optimizer
@@ -10,6 +11,18 @@ from surefoot.optim.rmsprop import RMSprop
 from surefoot.optim.sgd import SGD
 
 __all__ = [
-    "AGC", "SGD", "Adagrad", "Adam", "AdamW", "Clip", "Norms", "Optimizer", "Options", "RMSprop", "Report", "create",
+    "AGC",
+    "SGD",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Clip",
+    "Norms",
+    "Optimizer",
+    "Options",
+    "RMSprop",
+    "Report",
+    "create",
     "names",
-]  # fmt: skip
+]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from surefoot.engine import eight_bit, states
+from surefoot.engine.eight_bit import SCALE
 from surefoot.engine.states import AVERAGE, MASTER
 from surefoot.errors import UserError, unknown
 from surefoot.rules.rule import Rule
@@ -25,18 +27,29 @@ OWN = (
 )  # fmt: skip
 
 
-def saved(state_dict: Mapping[str, Any], format: str) -> dict[str, Any]:
+def saved(optimizer: Optimizer, state_dict: Mapping[str, Any], format: str) -> dict[str, Any]:
     """A copy of a state_dict that shares no memory with the optimizer."""
     torchs = format == "torch"
+
+    numbers = {"step", *(name for rule in optimizer.rules for name in rule.numbers)}
 
     def copied(name: str, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return copy.deepcopy(value)
         value = value.detach()
-        return value.float() if torchs and name == "step" and value.dtype == torch.float64 else value.clone()
+        return value.float() if torchs and name in numbers and value.dtype == torch.float64 else value.clone()
+
+    def shown(kept: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not torchs:
+            return kept
+        scales = [name + SCALE for name in kept if states.in_8_bits(kept[name])]
+        plain = {name: value for name, value in kept.items() if name not in (AVERAGE, MASTER, *scales)}
+        return {
+            name: eight_bit.decode(v, kept[name + SCALE]) if states.in_8_bits(v) else v for name, v in plain.items()
+        }
 
     state = {
-        key: {name: copied(name, value) for name, value in kept.items() if not (torchs and name in (AVERAGE, MASTER))}
+        key: {name: copied(name, value) for name, value in shown(kept).items()}
         for key, kept in state_dict["state"].items()
     }
     groups = [
@@ -68,14 +81,17 @@ def matched(optimizer: Optimizer, state_dict: Mapping[str, Any], keep: Sequence[
         saved_group = {name: copy.deepcopy(value) for name, value in source.items() if name not in (*OWN, "params")}
         loaded.append({**group, **saved_group, **kept})
 
-    known = {name for rule in optimizer.rules for name in rule.states}
+    known = {name for rule in optimizer.rules for name in (*rule.states, *rule.numbers)}
     state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
     for group in loaded:
         names = group.get("param_names") or [f"parameter {i}" for i in range(len(group["params"]))]
         rule = optimizer.rule({**optimizer.defaults, **group})
+        maker = optimizer.preconditioner({**optimizer.defaults, **group}) if rule.given else None
         for p, name in zip(group["params"], names, strict=True):
             if ids[p] in state_dict["state"]:
-                state[p] = _state(type(optimizer).__name__, rule, known, p, name, state_dict["state"][ids[p]])
+                shapes = dict(maker.shapes(p, group)) if maker is not None else {}
+                owner, found = type(optimizer).__name__, state_dict["state"][ids[p]]
+                state[p] = _state(owner, rule, known | shapes.keys(), shapes, p, name, found)
     claimed = set(ids.values())
     state.update({key: copy.deepcopy(value) for key, value in state_dict["state"].items() if key not in claimed})
     return {"state": state, "param_groups": loaded}
@@ -133,9 +149,18 @@ def _check_algorithm(optimizer: Optimizer, source: Group) -> None:
         )
 
 
-def _state(owner: str, rule: Rule, known: set[str], p: Tensor, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+def _state(
+    owner: str,
+    rule: Rule,
+    known: set[str],
+    shapes: Mapping[str, tuple[int, ...]],
+    p: Tensor,
+    name: str,
+    found: Mapping[str, Any],
+) -> dict[str, Any]:
     """The saved state of one parameter, laid out in memory as the parameter, in the dtype it was saved in."""
-    strange = found.keys() - known - {"step", AVERAGE, MASTER}
+    shapes = {**shapes, **_coded(found, p)}
+    strange = found.keys() - known - shapes.keys() - {"step", AVERAGE, MASTER}
     if strange:
         raise UserError(
             f"the checkpoint is not of {owner}: for {name} it holds {', '.join(sorted(strange))}; {owner} keeps "
@@ -148,13 +173,20 @@ def _state(owner: str, rule: Rule, known: set[str], p: Tensor, name: str, found:
     for key, value in found.items():
         if not isinstance(value, Tensor):
             kept[key] = copy.deepcopy(value)
-        elif key == "step":
+        elif key in ("step", *rule.numbers):
             kept[key] = value.detach().cpu().clone()
-        elif value.shape != p.shape:
-            saved_shape, shape = tuple(value.shape), tuple(p.shape)
-            raise UserError(
-                f"the checkpoint does not fit: {key} of {name} has shape {saved_shape}, the parameter {shape}"
-            )
+        elif value.shape != shapes.get(key, p.shape):
+            saved_shape, shape = tuple(value.shape), tuple(shapes.get(key, p.shape))
+            wanted = f"it must be {shape}" if key in shapes else f"the parameter {shape}"
+            raise UserError(f"the checkpoint does not fit: {key} of {name} has shape {saved_shape}, {wanted}")
+        elif key in shapes:
+            kept[key] = value.detach().to(p.device, copy=True)
         else:
             kept[key] = torch.empty_like(p, dtype=value.dtype, requires_grad=False).copy_(value.detach())
     return kept
+
+
+def _coded(found: Mapping[str, Any], p: Tensor) -> dict[str, tuple[int, ...]]:
+    """The shapes of what belongs to states in 8 bits."""
+    blocks = -(-p.numel() // eight_bit.BLOCK)
+    return {name + SCALE: (blocks,) for name, value in found.items() if states.in_8_bits(value)}

@@ -14,6 +14,7 @@ from torch.optim.optimizer import ParamsT
 
 from surefoot.engine.engine import Engine
 from surefoot.engine.options import NAMES, Given, Options
+from surefoot.engine.precondition import Preconditioner
 from surefoot.engine.report import Report
 from surefoot.engine.states import AVERAGE
 from surefoot.engine.update import Update
@@ -79,6 +80,7 @@ class Optimizer(torch.optim.Optimizer):
         self.last: Report | None = None
         self._engine = Engine()
         self._swapped = False
+        defaults = {"maximize": False, "differentiable": False, **defaults}
         self._check(defaults)
         super().__init__(params, defaults)
 
@@ -89,6 +91,10 @@ class Optimizer(torch.optim.Optimizer):
     def decoupled(self, group: Group) -> bool:
         """Whether weight decay acts on the parameter itself (AdamW) instead of through the gradient (L2)."""
         return False
+
+    def preconditioner(self, group: Group) -> Preconditioner | None:
+        """What makes the directions that the group's rule is given, if it is."""
+        return None
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters; what it does not set is taken from the defaults.
@@ -187,7 +193,7 @@ class Optimizer(torch.optim.Optimizer):
         if format not in ("surefoot", "torch"):
             raise unknown("format of state_dict", format, ("surefoot", "torch"))
         self._refuse_swapped()
-        return loading.saved(_state_dict(self), format)
+        return loading.saved(self, _state_dict(self), format)
 
     def load_state_dict(self, state_dict: dict[str, Any], keep: Iterable[str] = ()) -> None:
         """Take up a state saved by this class or by its twin in torch.optim; one that does not fit changes nothing.
@@ -250,6 +256,7 @@ class Optimizer(torch.optim.Optimizer):
             group["maximize"],
             group["differentiable"],
             *(group.get(name, ()) for name in PER_PARAMETER),
+            preconditioner=self.preconditioner(group) if rule.given else None,
             keep=group,
         )
 

@@ -1,9 +1,7 @@
-"""Rules that are given a direction, and keep the momentum that it was made of; and Adafactor's, which keeps nothing.
+"""Muon: momentum of matrices, made orthogonal.
 
-Muon: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks" (kellerjordan.github.io/posts/muon).
-SOAP: Vyas et al. 2024, "SOAP: improving and stabilizing Shampoo using Adam" (arXiv:2409.11321), algorithm 3.
-Shampoo: Gupta, Koren & Singer 2018 (arXiv:1802.09568), algorithm 1.
-Adafactor: Shazeer & Stern 2018 (arXiv:1804.04235), algorithm 4.
+Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks" (kellerjordan.github.io/posts/muon). What
+is made of gradient and momentum comes from the engine (`surefoot.engine.orthogonal`); the rule keeps the momentum.
 """
 
 from surefoot.rules.rule import Rule, X
