@@ -9,6 +9,7 @@ from surefoot.optim.optimizer import Optimizer
 from surefoot.optim.registry import create, names
 from surefoot.optim.rmsprop import RMSprop
 from surefoot.optim.sgd import SGD
+from surefoot.optim.sparse_adam import SparseAdam
 
 __all__ = [
     "AGC",
@@ -23,6 +24,7 @@ __all__ = [
     "Options",
     "RMSprop",
     "Report",
+    "SparseAdam",
     "create",
     "names",
 ]

@@ -251,7 +251,7 @@ class Optimizer(torch.optim.Optimizer):
             group.get("param_names"),
             {name: _value(group, name) for name in rule.needed},
             _value(group, "lr"),
-            _value(group, "weight_decay"),
+            _value(group, "weight_decay") if "weight_decay" in group else 0.0,
             self.decoupled(group),
             group["maximize"],
             group["differentiable"],

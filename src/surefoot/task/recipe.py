@@ -72,7 +72,7 @@ class Recipe:
                 raise UserError(f"recipe: {name} is for loops of your own, not for a recipe")
         for name in ("lr", "weight_decay"):
             if getattr(self, name) is None:
-                self._set(name, entry.options[name])
+                self._set(name, entry.options.get(name, 0.0))
         for name, low in (("lr", 0), ("weight_decay", 0)):
             self._set(name, float(self._number(name, int | float, low)))
         for name, low in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
@@ -89,6 +89,8 @@ class Recipe:
     def create_optimizer(self, model: Any) -> Optimizer:
         """The recipe's optimizer for a model (or for parameters)."""
         own = {"lr": self.lr, "weight_decay": self.weight_decay, "clip_norm": self.clip_norm}
+        if not self.weight_decay and "weight_decay" not in registry.entry(self.optimizer).options:
+            del own["weight_decay"]  # Rprop, say, knows none
         return registry.create(self.optimizer, model, **own, **self.options)
 
     def shape(self, total: int) -> Schedule:
