@@ -5,6 +5,7 @@ from surefoot.engine.report import Report
 from surefoot.optim.adafactor import Adafactor
 from surefoot.optim.adagrad import Adagrad
 from surefoot.optim.adam import Adam, AdamW
+from surefoot.optim.muon import Muon
 from surefoot.optim.optimizer import Optimizer
 from surefoot.optim.registry import create, names
 from surefoot.optim.rmsprop import RMSprop
@@ -19,6 +20,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Clip",
+    "Muon",
     "Norms",
     "Optimizer",
     "Options",

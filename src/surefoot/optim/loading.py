@@ -141,7 +141,8 @@ def _plain(name: str) -> str:
 
 def _check_algorithm(optimizer: Optimizer, source: Group) -> None:
     """Every version of an algorithm has saved all of its hyper-parameters; what lacks one is another algorithm's."""
-    lacking = [name for name in optimizer.defaults if name not in source and name not in (*OWN, "maximize")]
+    own = (*OWN, "maximize", *optimizer.ours)
+    lacking = [name for name in optimizer.defaults if name not in source and name not in own]
     if lacking:
         has = ", ".join(sorted(str(name) for name in source.keys() - {"params", "param_names"}))
         raise UserError(

@@ -57,12 +57,14 @@ class Optimizer(torch.optim.Optimizer):
     positive: hyper-parameters that must be 0 or more
     shares: hyper-parameters that must be so many numbers, each at least 0 and less than 1
     rules: every rule that `rule` may return
+    ours: hyper-parameters that torch's optimizer of this name does not have, so that its checkpoints lack them
     last: the report of the last step; None before the first
     """
 
     positive: ClassVar[tuple[str, ...]] = ("lr", "eps", "weight_decay")
     shares: ClassVar[Mapping[str, int]] = {}
     rules: ClassVar[tuple[Rule, ...]] = ()
+    ours: ClassVar[tuple[str, ...]] = ()
 
     _in_backward: StepInBackward | None = None
     _step_supports_amp_scaling = True  # GradScaler sets grad_scale and found_inf, and `step` reads them
