@@ -64,9 +64,10 @@ class CpuLane(Lane):
         rule = self.form.rule
         self._take(scales)
         self._index, table = self._table(updates, scales, options)
-        width = table.shape[1] - len(rule.numbers)
-        self._hyper = np.ascontiguousarray(table[:, :width])
-        self._next: Floats = table[:, width:]
+        self._hyper, self._next = table, table[:, :0]
+        if rule.numbers:
+            width = table.shape[1] - len(rule.numbers)
+            self._hyper, self._next = np.ascontiguousarray(table[:, :width]), table[:, width:]
         if rule.terms is None:
             return None
         sums = self._totals("measure", options)

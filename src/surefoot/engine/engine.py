@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,6 +16,9 @@ from surefoot.engine.plan import Plan, State
 from surefoot.engine.report import Report
 from surefoot.engine.sums import Sums
 from surefoot.engine.update import Scales, Update
+
+
+NOTHING: Mapping[int, Tensor] = {}
 
 
 class Engine:
@@ -61,13 +64,14 @@ class Engine:
                 clear_gradients(updates)
             return report
         # where gradients share memory, all must have been read before the first is cleared
-        scales.gradients = transform.gradients(plan, updates, options, scales)
+        if options.transforming:
+            scales.gradients = transform.gradients(plan, updates, options, scales)
         read = not plan.items and not scales.gradients
         clear = options.zero_grad_in_step and read and not plan.gradients_overlap()
         launched = options if clear == options.zero_grad_in_step else replace(options, zero_grad_in_step=False)
-        given = precondition.directions(plan, updates, options, scales)
+        given = precondition.directions(plan, updates, options, scales) if plan.given else NOTHING
         sums = [lane.begin(updates, scales, launched) for lane in plan.lanes]
-        if any(update.rule.common for update in updates):
+        if plan.common:
             common.settle(plan, updates, scales, options, sums)
         lanes = [lane.step(updates, launched, given) for lane in plan.lanes]
         items = [

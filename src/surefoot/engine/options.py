@@ -174,6 +174,11 @@ class Options:
         return self.clip_value is not None, self.cautious, self.zero_grad_in_step, self.chance, norm
 
     @property
+    def transforming(self) -> bool:
+        """Whether gradients are changed by more than a factor."""
+        return self.centralize or isinstance(self.clip_norm, AGC)
+
+    @property
     def random(self) -> bool:
         """Whether any rounding is by chance: states in 8 bits always are."""
         return self.chance or self.state_dtype == torch.int8

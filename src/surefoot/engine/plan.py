@@ -32,6 +32,7 @@ class Plan:
     lanes: those that compiled kernels take
     items: those that take the reference backend
     names: what reports call them, first the lanes', then the items'
+    given, common: whether there are rules that are given something, or that share hyper-parameters
     """
 
     def __init__(self, updates: Sequence[Update], state: State, options: Options, last: Plan | None = None) -> None:
@@ -40,6 +41,8 @@ class Plan:
         self._params = list(_params(updates))
         strangers = [p for p in self._params if p not in state]
         self._terms = _terms(updates, options)
+        self.given = any(update.rule.given for update in updates)
+        self.common = any(update.rule.common for update in updates)
         self._idle: list[Tensor] = []
         self.items: list[Item] = []
         known = {id(item.p) for item in last.planned} if last else set[int]()
@@ -136,7 +139,7 @@ class Plan:
         """Whether a step can be decided where the parameters are: the host need not know what becomes of it."""
         clip = options.clip_norm
         asked = clip is not None and (callable(clip.max_norm) or clip.error_if_nonfinite)
-        asked = asked or any(lane.form.rule.given for lane in self.lanes)  # torch multiplies by numbers of the host's
+        asked = asked or self.given  # torch multiplies by numbers of the host's
         alone = all(lane.late for lane in self.lanes) and all(item.p.grad is None for item in self.items)
         return bool(self.lanes) and alone and not asked
 

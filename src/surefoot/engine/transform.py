@@ -18,8 +18,6 @@ from surefoot.errors import UserError
 def gradients(plan: Plan, updates: Sequence[Update], options: Options, scales: Scales) -> dict[int, Tensor]:
     """What the options make of the gradients, by the parameters' numbers; those left out stay as they are."""
     agc = options.clip_norm if isinstance(options.clip_norm, AGC) else None
-    if agc is None and not options.centralize:
-        return {}
     found: dict[int, Tensor] = {}
     for item in plan.planned:
         p, grad = item.p.detach(), item.p.grad
