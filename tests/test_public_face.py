@@ -58,6 +58,7 @@ FLAGS = {
         "--resume --schedule --schedule-every --seed --traceback --weight-decay"
     ),
     "tasks": "--help --traceback",
+    "explain": "name --help --traceback",
 }
 
 

@@ -1,4 +1,4 @@
-"""The command line: `surefoot train TASK`, `surefoot tasks`."""
+"""The command line: `surefoot train TASK`, `surefoot tasks`, `surefoot explain NAME`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import tomli
 
 import surefoot
 from surefoot.errors import UserError, place
+from surefoot.optim.info import info
+from surefoot.optim.registry import names
 from surefoot.record import Run
 from surefoot.task.builtin import BUILTIN
 from surefoot.task.load import load
@@ -87,7 +89,10 @@ def parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("tasks", help="list the built-in tasks", allow_abbrev=False)
     listing.set_defaults(command=list_tasks)
-    for each in (command, listing):
+    explaining = commands.add_parser("explain", help="say what is known of an optimizer", allow_abbrev=False)
+    explaining.set_defaults(command=explain)
+    explaining.add_argument("name", nargs="?", metavar="NAME", help="an optimizer; without one, all are listed")
+    for each in (command, listing, explaining):
         each.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
     return top
 
@@ -167,6 +172,16 @@ def print_result(run: Run, task: Task) -> None:
     if (run.dir / "tensorboard").is_dir():
         print(f"TensorBoard  tensorboard --logdir {run.dir / 'tensorboard'}")
     print(f"summary      {run.dir / 'summary.json'}")
+
+
+def explain(args: argparse.Namespace) -> int:
+    """Say what is known of an optimizer, or list them all."""
+    if args.name is not None:
+        print(info(args.name))
+        return 0
+    for name in names():
+        print(f"{name:22}{info(name).suits}")
+    return 0
 
 
 def list_tasks(args: argparse.Namespace) -> int:
