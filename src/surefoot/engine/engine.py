@@ -17,7 +17,6 @@ from surefoot.engine.report import Report
 from surefoot.engine.sums import Sums
 from surefoot.engine.update import Scales, Update
 
-
 NOTHING: Mapping[int, Tensor] = {}
 
 

@@ -7,14 +7,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from surefoot.errors import unknown
+from surefoot.optim.adabelief import AdaBelief
+from surefoot.optim.adadelta import Adadelta
+from surefoot.optim.adafactor import Adafactor
 from surefoot.optim.adagrad import Adagrad
 from surefoot.optim.adam import Adam, AdamW
+from surefoot.optim.adamax import Adamax
+from surefoot.optim.asgd import ASGD
+from surefoot.optim.lion import Lion, Signum
+from surefoot.optim.muon import Muon
+from surefoot.optim.nadam import NAdam, NAdamW
 from surefoot.optim.optimizer import Optimizer
+from surefoot.optim.radam import RAdam
 from surefoot.optim.rmsprop import RMSprop
+from surefoot.optim.rprop import Rprop
 from surefoot.optim.sgd import SGD
+from surefoot.optim.sparse_adam import SparseAdam
+from surefoot.optim.yogi import Yogi
 
 
 @dataclass(frozen=True)
@@ -39,8 +52,24 @@ REGISTRY: dict[str, Entry] = {
     "sgd-momentum": Entry(SGD, 1e-2, {"momentum": 0.9}),
     "adam": Entry(Adam, 1e-3),
     "adamw": Entry(AdamW, 1e-3),
+    "amsgrad": Entry(AdamW, 1e-3, {"amsgrad": True}),
     "rmsprop": Entry(RMSprop, 1e-3),
     "adagrad": Entry(Adagrad, 1e-2),
+    "adadelta": Entry(Adadelta, 1.0),
+    "adamax": Entry(Adamax, 2e-3),
+    "nadam": Entry(NAdam, 1e-3),
+    "nadamw": Entry(NAdamW, 1e-3),
+    "radam": Entry(RAdam, 1e-3),
+    "asgd": Entry(ASGD, 1e-2),
+    "rprop": Entry(Rprop, 1e-3),
+    "lion": Entry(Lion, 3e-4),
+    "signum": Entry(Signum, 3e-4),
+    "adabelief": Entry(AdaBelief, 1e-3),
+    "yogi": Entry(Yogi, 1e-2),
+    "adafactor": Entry(Adafactor, 1e-2),
+    "sparse-adam": Entry(SparseAdam, 1e-3),
+    "muon": Entry(Muon, 2e-2),
+    "lbfgs": Entry(torch.optim.LBFGS, 1.0),
 }
 
 
