@@ -36,7 +36,34 @@ CASES = {
         {"lr_decay": 0.01},
         {"initial_accumulator_value": 0.1, "lr_decay": 0.1, "eps": 1e-6},
     ],
+    "Adadelta": [{}, {"rho": 0.8, "weight_decay": 0.1, "lr": 0.5}, {"maximize": True, "eps": 1e-4}],
+    "Adamax": [{}, {"weight_decay": 0.1, "betas": (0.8, 0.9), "maximize": True}],
+    "NAdam": [
+        {},
+        {"weight_decay": 0.1, "momentum_decay": 0.1},
+        {"decoupled_weight_decay": True, "weight_decay": 0.1, "maximize": True},
+    ],
+    "RAdam": [
+        {},
+        {"weight_decay": 0.1, "betas": (0.8, 0.9)},
+        {"decoupled_weight_decay": True, "weight_decay": 0.1, "betas": (0.9, 0.99)},
+    ],
+    "ASGD": [{}, {"lambd": 0.1, "t0": 10, "weight_decay": 0.1, "lr": 0.1, "maximize": True}],
+    "Rprop": [{}, {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.1), "maximize": True}],
+    "Adafactor": [{}, {"weight_decay": 0.1, "lr": 0.05, "eps": (1e-6, 1e-2), "d": 2.0}],
 }
+# those that torch does not have
+MORE_CASES = {
+    "NAdamW": [{}, {"weight_decay": 0.1, "momentum_decay": 0.1}],
+    "Lion": [{}, {"lr": 1e-3, "betas": (0.95, 0.98), "weight_decay": 0.1, "maximize": True}],
+    "Signum": [{}, {"lr": 1e-3, "momentum": 0.5, "weight_decay": 0.1}],
+    "AdaBelief": [{}, {"weight_decay": 0.1, "eps": 1e-6}, {"weight_decay": 0.1, "decoupled_weight_decay": False}],
+    "Yogi": [{}, {"weight_decay": 0.1, "initial_accumulator": 1e-3, "betas": (0.8, 0.9)}],
+    "SparseAdam": [{}, {"maximize": True, "betas": (0.8, 0.9)}],
+    "Muon": [{"lr": 0.02}, {"lr": 0.02, "nesterov": False, "momentum": 0.8, "weight_decay": 0.0}],
+}
+MORE = [(name, options) for name, each in MORE_CASES.items() for options in each]
+MORE_IDS = [f"{name}({', '.join(f'{k}={v}' for k, v in options.items())})" for name, options in MORE]
 ALL = [(name, options) for name, each in CASES.items() for options in each]
 IDS = [f"{name}({', '.join(f'{k}={v}' for k, v in options.items())})" for name, options in ALL]
 

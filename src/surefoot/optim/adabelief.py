@@ -19,7 +19,8 @@ class AdaBelief(Optimizer):
 
         m = beta1 * m + (1 - beta1) * g
         s = beta2 * s + (1 - beta2) * (g - m) * (g - m) + eps
-        p = p - lr * ((m / (1 - beta1 ^ t)) / (sqrt(s) / sqrt(1 - beta2 ^ t) + eps) + weight_decay * p)
+        d = (m / (1 - beta1 ^ t)) / (sqrt(s) / sqrt(1 - beta2 ^ t) + eps)
+        p = p - lr * (d + where(decoupled_weight_decay, weight_decay, 0) * p)
 
     Args:
         params: parameters, named parameters, or groups of them (dicts)

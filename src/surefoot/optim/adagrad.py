@@ -18,6 +18,7 @@ from surefoot.rules.rule import Rule
 class Adagrad(Optimizer):
     r"""Gradients divided by the root of the sum of all their squares so far: rare features keep large steps.
 
+        s0 = initial_accumulator_value
         s = s + g * g
         p = p - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(s) + eps)
 

@@ -24,11 +24,12 @@ class Muon(Optimizer):
 
         m = momentum * m + (1 - momentum) * g
         u = where(nesterov, momentum * m + (1 - momentum) * g, m)
+        scale = sqrt(max(1, rows(p) / columns(p)))
         p = p - lr * (scale * newton_schulz(u) + weight_decay * p)
 
-    where newton_schulz takes `ns_steps` steps of X = a X + b X X' X + c X X' X X' X from u / |u|, and scale is
-    max(1, rows / columns)^(1/2) or, to match AdamW's rates, 0.2 max(rows, columns)^(1/2). The kernels of a convolution,
-    [out, in, ...], are one matrix [out, in * ...].
+    where newton_schulz takes `ns_steps` steps of X = a X + b X X' X + c X X' X X' X from u / |u|. To match AdamW's
+    rates, scale can be 0.2 max(rows, columns)^(1/2). The kernels of a convolution, [out, in, ...], are one matrix
+    [out, in * ...].
 
     Groups with `algorithm="adamw"` take AdamW's step, with `betas` and their own `eps`, with the same options and in
     the same state_dict. `sf.optim.create("muon", model)` makes the groups: hidden matrices for Muon; embeddings, the

@@ -24,9 +24,9 @@ class NAdam(Optimizer):
         product0 = 1
         product = product * mu
         u = (1 - mu) / (1 - product) * g + next / (1 - product * next) * m
-        p = p - lr * u / (sqrt(v) / sqrt(1 - beta2 ^ t) + eps)
+        p = p - lr * (u / (sqrt(v) / sqrt(1 - beta2 ^ t) + eps) + where(decoupled_weight_decay, weight_decay, 0) * p)
 
-    where g is the gradient plus weight_decay * p.
+    where g is the gradient plus weight_decay * p, unless that is decoupled.
 
     Args:
         params: parameters, named parameters, or groups of them (dicts)

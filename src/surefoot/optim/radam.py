@@ -23,9 +23,9 @@ class RAdam(Optimizer):
         rho = most - 2 * t * beta2 ^ t / (1 - beta2 ^ t)
         r = sqrt(abs((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho)))
         d = where(rho > 5, r * sqrt(1 - beta2 ^ t) / (sqrt(v) + eps), 1)
-        p = p - lr * m / (1 - beta1 ^ t) * d
+        p = p - lr * (m / (1 - beta1 ^ t) * d + where(decoupled_weight_decay, weight_decay, 0) * p)
 
-    where g is the gradient plus weight_decay * p.
+    where g is the gradient plus weight_decay * p, unless that is decoupled.
 
     Args:
         params: parameters, named parameters, or groups of them (dicts)

@@ -18,7 +18,7 @@ class RMSprop(Optimizer):
     r"""Gradients divided by the root of a running average of their squares.
 
         v = alpha * v + (1 - alpha) * g * g
-        m = alpha * m + (1 - alpha) * g               (centered; else m = 0)
+        m = where(centered, alpha * m + (1 - alpha) * g, 0)
         b = momentum * b + g / (sqrt(v - m * m) + eps)
         p = p - lr * b
 

@@ -18,10 +18,9 @@ from surefoot.rules.rule import Rule
 class SGD(Optimizer):
     r"""Gradient descent, with heavy-ball or Nesterov momentum on request.
 
-        b = momentum * b + (1 - dampening) * g        (b = g at the first step)
-        p = p - lr * b                                (momentum)
-        p = p - lr * (g + momentum * b)               (nesterov)
-        p = p - lr * g                                (momentum = 0)
+        b = where(t == 1, g, momentum * b + (1 - dampening) * g)
+        d = where(nesterov, g + momentum * b, b)
+        p = p - lr * where(momentum == 0, g, d)
 
     where g is the gradient plus weight_decay * p.
 
