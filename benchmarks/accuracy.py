@@ -2,8 +2,8 @@
 
     python benchmarks/accuracy.py
 
-Both replay the same gradients of three random models; the truth is numpy's extended precision, by an oracle written
-from the papers (tests/optim/oracle.py). The bar: at most twice torch's own in every case.
+Both replay the same gradients of three random models; the truth is the equation of the class's docstring,
+executed in numpy's extended precision (tests/optim/equations.py). The bar: at most twice torch's own in every case.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "optim"))
 
-import oracle
 import torch
 from cases import CASES, models, replay, trajectory
+from equations import truth as truth_of
 from test_accuracy import error
 
 import surefoot as sf
@@ -33,7 +33,7 @@ def main() -> None:
         for options in cases:
             ratios: dict[torch.dtype, list[float]] = {torch.float32: [], torch.float64: []}
             for start, gradients in tracks:
-                truth = oracle.run(name, options, start, gradients)
+                truth = truth_of(name, options, start, gradients)
                 for dtype, found in ratios.items():
                     ours, theirs = (
                         error(replay(getattr(m.optim, name), options, start, gradients, dtype), truth)

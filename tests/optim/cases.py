@@ -50,7 +50,7 @@ CASES = {
     ],
     "ASGD": [{}, {"lambd": 0.1, "t0": 10, "weight_decay": 0.1, "lr": 0.1, "maximize": True}],
     "Rprop": [{}, {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.1), "maximize": True}],
-    "Adafactor": [{}, {"weight_decay": 0.1, "lr": 0.05, "eps": (1e-6, 1e-2), "d": 2.0}],
+    "Adafactor": [{"eps": (1e-12, 1e-3)}, {"weight_decay": 0.1, "lr": 0.05, "eps": (1e-6, 1e-2), "d": 2.0}],
 }
 # those that torch does not have
 MORE_CASES = {

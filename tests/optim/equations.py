@@ -12,6 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
+
+import surefoot as sf
+from surefoot.optim.info import described
 
 L = np.longdouble
 
@@ -128,3 +132,12 @@ def hyper_parameters(group: dict[str, Any]) -> dict[str, Any]:
             found |= {f"{name[:-1]}{i}": L(x) for i, x in enumerate(value, 1) if x is not None}
             found |= {f"{name}{i}": L(x) for i, x in enumerate(value, 1) if x is not None}
     return found
+
+
+def truth(name: str, options: dict, start: list, gradients: list, text: str | None = None) -> list:
+    """Where an optimizer's equation, or this one, leads in extended precision."""
+    optimizer = getattr(sf.optim, name)([torch.zeros(2, 2, requires_grad=True)], **options)
+    group = optimizer.param_groups[0]
+    coupled = "weight_decay" in group and not optimizer.decoupled(group)
+    text = text or described(type(optimizer))[1]
+    return Equation(text).run(start, gradients, hyper_parameters(group), coupled)

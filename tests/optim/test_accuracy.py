@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import oracle
 import pytest
 import torch
 from cases import ALL, IDS, replay, trajectory
+from equations import truth as truth_of
 
 import surefoot as sf
 
@@ -22,12 +22,12 @@ def error(params: list[torch.Tensor], truth: list) -> float:
 @pytest.mark.parametrize(("name", "options"), ALL, ids=IDS)
 def test_error_is_at_most_twice_torchs(name, options, kind):
     start, gradients = trajectory(kind, steps=200, seed=100 * ALL.index((name, options)) + len(kind))
-    truth = oracle.run(name, options, start, gradients)
+    truth = truth_of(name, options, start, gradients)
     for dtype in (torch.float32, torch.float64):
         if dtype == torch.float64 and np.finfo(np.longdouble).eps == np.finfo(np.float64).eps:
             continue  # this platform has nothing more precise to compare with
         ours = error(replay(getattr(sf.optim, name), options, start, gradients, dtype), truth)
         theirs = error(replay(getattr(torch.optim, name), options, start, gradients, dtype), truth)
         moved = error(start, truth)
-        assert theirs < 1e-3 * moved  # the oracle and torch do the same thing
+        assert theirs < 1e-3 * moved  # the equation and torch do the same thing
         assert ours <= 2 * theirs, f"{dtype}: {ours:.2e} against {theirs:.2e}"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cases import ALL, IDS, MORE, MORE_IDS
-from equations import Equation, hyper_parameters
-from torch import nn
+from cases import ALL, IDS, MORE, MORE_IDS, replay
+from equations import Equation, truth
 
 import surefoot as sf
 from surefoot.optim.info import described
@@ -24,21 +23,14 @@ def problem(name: str, steps: int = 30) -> tuple[list, list]:
     return start, [[torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes] for _ in range(steps)]
 
 
-def difference(name: str, options: dict, text: str) -> float:
-    """How far a class is from an equation, in shares of how far the parameters went."""
+def difference(name: str, options: dict, text: str | None = None) -> float:
+    """How far a class is from an equation, by default its own, in shares of how far the parameters went."""
     start, gradients = problem(name)
-    params = [nn.Parameter(p.clone()) for p in start]
-    opt = getattr(sf.optim, name)(params, **options)
-    hyper = hyper_parameters(opt.param_groups[0])
-    for grads in gradients:
-        for p, g in zip(params, grads, strict=True):
-            p.grad = g.clone()
-        opt.step()
-    coupled = "weight_decay" in hyper and not opt.decoupled(opt.param_groups[0])
-    end = Equation(text).run(
-        [p.numpy() for p in start], [[g.numpy() for g in each] for each in gradients], hyper, coupled
-    )
-    errors = [np.abs(p.detach().numpy() - q).max() for p, q in zip(params, end, strict=True)]
+    end = truth(name, options, start, gradients, text)
+    errors = [
+        np.abs(p.numpy() - q).max()
+        for p, q in zip(replay(getattr(sf.optim, name), options, start, gradients, torch.float64), end, strict=True)
+    ]
     went = [np.abs(p.numpy() - q).max() for p, q in zip(start, end, strict=True)]
     assert all(way > 1e-7 for way in went)
     return float(max(error / way for error, way in zip(errors, went, strict=True)))
@@ -66,7 +58,7 @@ def test_every_class_has_an_equation_and_a_case():
 
 @pytest.mark.parametrize(
     ("right", "wrong"),
-    [("(1 - beta1) * g", "beta1 * g"), ("sqrt(v) /", "v /"), ("+ weight_decay * p", "- weight_decay * p")],
+    [("(1 - beta1) * g", "beta1 * g"), ("sqrt(top) /", "top /"), ("+ weight_decay * p", "- weight_decay * p")],
 )
 def test_a_wrong_equation_is_found(right, wrong):
     _, text = described(sf.optim.AdamW)

@@ -23,13 +23,12 @@ class Adafactor(Optimizer):
         share = t ^ beta2_decay
         r = (1 - share) * r + share * row_mean(g * g)
         c = (1 - share) * c + share * column_mean(g * g)
-        v = r * c / mean(r)
-        u = g / sqrt(v)
+        v = r * c / max(mean(r), eps1)
+        u = g / sqrt(max(v, eps1 ^ 2))
         rate = max(eps2, rms(p)) * min(lr, 1 / sqrt(t))
         p = p - rate * u / max(1, rms(u) / d) - lr * weight_decay * p
 
-    of matrices, and of the last two dimensions of what has more. Vectors keep the average of g * g itself. v is at
-    least eps1 squared, and the mean of r at least eps1.
+    of matrices, and of the last two dimensions of what has more. Vectors keep the average of g * g itself.
 
     Args:
         params: parameters, named parameters, or groups of them (dicts)

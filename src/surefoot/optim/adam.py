@@ -19,9 +19,10 @@ class Adam(Optimizer):
 
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g * g
-        p = p - lr * (m / (1 - beta1^t)) / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+        top = where(amsgrad, max(top, v), v)
+        p = p - lr * (m / (1 - beta1 ^ t)) / (sqrt(top) / sqrt(1 - beta2 ^ t) + eps)
 
-    where g is the gradient plus weight_decay * p. AMSGrad puts the largest v so far in the place of v.
+    where g is the gradient plus weight_decay * p.
 
     Args:
         params: parameters, named parameters, or groups of them (dicts)
@@ -85,7 +86,8 @@ class AdamW(Adam):
 
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g * g
-        p = p - lr * ((m / (1 - beta1^t)) / (sqrt(v) / sqrt(1 - beta2^t) + eps) + weight_decay * p)
+        top = where(amsgrad, max(top, v), v)
+        p = p - lr * ((m / (1 - beta1 ^ t)) / (sqrt(top) / sqrt(1 - beta2 ^ t) + eps) + weight_decay * p)
 
     Args: as for `Adam`; weight_decay is the decoupled one.
 
