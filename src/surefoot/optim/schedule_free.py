@@ -127,7 +127,7 @@ class ScheduleFree(Optimizer):
 
 
 class ScheduleFreeSGD(ScheduleFree):
-    r"""SGD with momentum that needs no schedule, nor to know when it will end: an average of its steps takes their place.
+    r"""SGD with momentum that needs no schedule: an average of its steps takes the place of one.
 
         z0 = p
         rate = lr * min(t / max(warmup_steps, 1), 1)
@@ -155,7 +155,8 @@ class ScheduleFreeSGD(ScheduleFree):
     Raises:
         UserError: for a hyper-parameter out of range, naming it; for a step from the averages
 
-    Source: Defazio et al. 2024 (arXiv:2405.15682), equations 3 to 5; names and defaults as in the authors' schedulefree.
+    Source: Defazio et al. 2024 (arXiv:2405.15682), equations 3 to 5; names and defaults as in the
+    authors' schedulefree.
 
     >>> import torch, surefoot as sf
     >>> w = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
@@ -195,7 +196,7 @@ class ScheduleFreeSGD(ScheduleFree):
 
 
 class ScheduleFreeAdamW(ScheduleFree):
-    r"""AdamW that needs no schedule, nor to know when it will end: an average of its steps takes their place.
+    r"""AdamW that needs no schedule: an average of its steps takes the place of one.
 
         z0 = p
         rate = lr * min(t / max(warmup_steps, 1), 1)
