@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surefoot.engine import reference
+from surefoot.engine import gpu, reference
 from surefoot.engine.options import Options
 from surefoot.engine.plan import Plan
 from surefoot.engine.update import Scales, Update
@@ -44,10 +44,15 @@ def _settle(rule: Rule, update: Update, sums: Tensor) -> None:
     assert rule.factors is not None
     assert update.keep is not None
     hyper = [update.hyper[name] for name in rule.hyper]
-    if sums.device.type == "cpu":
+    if sums.device.type not in gpu.DEVICES:
         hyper = [float(value) for value in hyper]
         update.settled = rule.factors(*sums.tolist(), *hyper)
     else:
         hyper = [torch.as_tensor(value, dtype=torch.float64).to(sums.device, non_blocking=True) for value in hyper]
         update.settled = reference.bound(rule.factors)(*sums, *hyper)
-    update.keep.update(zip(rule.common, update.settled, strict=True))
+    new = dict(zip(rule.common, update.settled, strict=True))
+    if gpu.capturing():  # each replay must find what the last one left
+        for name, value in new.items():
+            update.keep[name].copy_(value)
+    else:
+        update.keep.update(new)

@@ -97,9 +97,8 @@ class GpuLane(Lane):
         if alive:
             self._addresses = self._pointers.put(self.pointers)
         if self.form.rule.common:
-            settled = torch.stack(
-                [torch.stack([*update.settled]) for update in updates if update.rule is self.form.rule]
-            )
+            found = [update.settled for update in updates if update.rule is self.form.rule]
+            settled = torch.stack([torch.stack([self._number(value) for value in values]) for values in found])
             of_group = np.cumsum([update.rule is self.form.rule for update in updates]) - 1
             self._settle(settled[sent(of_group[self.groups[self.group_of]], self.form.device)].T)
         if options.cautious:
@@ -108,6 +107,10 @@ class GpuLane(Lane):
         sums = self._launch("update", options)
         del alive  # what is launched later on this stream may have its memory
         return sums
+
+    def _number(self, value: float | Tensor) -> Tensor:
+        """A number on the device. One that came from parameters elsewhere is sent."""
+        return torch.as_tensor(value, dtype=torch.float64).to(self.form.device, non_blocking=True)
 
     def _settle(self, found: Iterable[Tensor]) -> None:
         """Take up the rule's factors, for each tensor."""

@@ -1,7 +1,6 @@
 """TEMPORARY."""
 
 import math
-
 import torch
 
 

@@ -20,11 +20,25 @@ from surefoot.engine.sparse import Rows
 from surefoot.engine.update import Item, Scales, Update
 from surefoot.rules.rule import Rule, bind
 
+
+def maximum(x: Any, y: Any) -> Any:
+    """The larger of two tensors or numbers; torch.maximum takes no numbers."""
+    x, y = (x, y) if isinstance(x, Tensor) else (y, x)
+    if not isinstance(x, Tensor):
+        return max(x, y)
+    return torch.maximum(x, y) if isinstance(y, Tensor) else x.clamp(min=y)
+
+
+def minimum(x: Any, y: Any) -> Any:
+    """The smaller of two tensors or numbers."""
+    return -maximum(-x, -y)
+
+
 OPERATIONS = {
     "sqrt": torch.sqrt,
     "where": torch.where,
-    "maximum": torch.maximum,
-    "minimum": torch.minimum,
+    "maximum": maximum,
+    "minimum": minimum,
     "absolute": torch.abs,
     "sign": torch.sign,
 }

@@ -35,7 +35,8 @@ def start(rule: Rule, hyper: Mapping[str, Any], p: Tensor, kept: dict[str, Any],
         if kept.get(name) is None:
             dtype = _dtype(p, options)
             made = torch.float32 if dtype == torch.int8 else dtype
-            if rule.start.get(name) == "p":
+            if rule.start.get(name) == "p":  # a narrow copy of weights would lose every small step
+                dtype = made = torch.promote_types(p.dtype, dtype)
                 kept[name] = p.detach().to(made, copy=True)
             else:
                 value = float(_first(rule, hyper, name))

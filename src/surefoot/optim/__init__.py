@@ -8,24 +8,38 @@ from surefoot.optim.adafactor import Adafactor
 from surefoot.optim.adagrad import Adagrad
 from surefoot.optim.adam import Adam, AdamW
 from surefoot.optim.adamax import Adamax
+from surefoot.optim.adan import Adan
+from surefoot.optim.ademamix import AdEMAMix
+from surefoot.optim.adopt import ADOPT
 from surefoot.optim.asgd import ASGD
 from surefoot.optim.info import Info, info
+from surefoot.optim.lamb import LAMB, LARS
+from surefoot.optim.laprop import LaProp
 from surefoot.optim.lion import Lion, Signum
+from surefoot.optim.mars import MARS
 from surefoot.optim.muon import Muon
 from surefoot.optim.nadam import NAdam, NAdamW
 from surefoot.optim.optimizer import Optimizer
+from surefoot.optim.prodigy import Prodigy
 from surefoot.optim.radam import RAdam
 from surefoot.optim.registry import create, names
 from surefoot.optim.rmsprop import RMSprop
 from surefoot.optim.rprop import Rprop
+from surefoot.optim.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from surefoot.optim.sgd import SGD
 from surefoot.optim.sparse_adam import SparseAdam
+from surefoot.optim.stable_adamw import StableAdamW
 from surefoot.optim.yogi import Yogi
 
 __all__ = [
+    "ADOPT",
     "AGC",
     "ASGD",
+    "LAMB",
+    "LARS",
+    "MARS",
     "SGD",
+    "AdEMAMix",
     "AdaBelief",
     "Adadelta",
     "Adafactor",
@@ -33,8 +47,10 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "Adan",
     "Clip",
     "Info",
+    "LaProp",
     "Lion",
     "Muon",
     "NAdam",
@@ -42,12 +58,16 @@ __all__ = [
     "Norms",
     "Optimizer",
     "Options",
+    "Prodigy",
     "RAdam",
     "RMSprop",
     "Report",
     "Rprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "Signum",
     "SparseAdam",
+    "StableAdamW",
     "Yogi",
     "create",
     "info",

@@ -81,7 +81,7 @@ def matched(optimizer: Optimizer, state_dict: Mapping[str, Any], keep: Sequence[
         saved_group = {name: copy.deepcopy(value) for name, value in source.items() if name not in (*OWN, "params")}
         loaded.append({**group, **saved_group, **kept})
 
-    known = {name for rule in optimizer.rules for name in (*rule.states, *rule.numbers)}
+    known = {name for rule in optimizer.rules for name in (*rule.states, *rule.numbers)} | {*optimizer.beside}
     state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
     for group in loaded:
         names = group.get("param_names") or [f"parameter {i}" for i in range(len(group["params"]))]
@@ -167,7 +167,7 @@ def _state(
             f"the checkpoint is not of {owner}: for {name} it holds {', '.join(sorted(strange))}; {owner} keeps "
             f"{', '.join(sorted(known)) or 'nothing'}"
         )
-    missing = [each for each in (*rule.states, "step") if each not in found]
+    missing = [each for each in (*rule.states, *rule.numbers, "step") if each not in found]
     if rule.counted and found and missing:
         raise UserError(f"the checkpoint is not of {rule.name}: for {name} it holds no {', '.join(missing)}")
     kept: dict[str, Any] = {}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any, ClassVar, Literal, cast
 
@@ -16,10 +15,10 @@ from surefoot.engine.engine import Engine
 from surefoot.engine.options import NAMES, Given, Options
 from surefoot.engine.precondition import Preconditioner
 from surefoot.engine.report import Report
-from surefoot.engine.states import AVERAGE
 from surefoot.engine.update import Update
 from surefoot.errors import UserError, unknown
 from surefoot.optim import groups, loading
+from surefoot.optim.averaging import Averaging
 from surefoot.optim.backward import StepInBackward
 from surefoot.optim.light import hooked, light
 from surefoot.optim.loading import PER_PARAMETER
@@ -28,7 +27,7 @@ from surefoot.rules.rule import Rule
 Group = dict[str, Any]
 FLAGS = {
     "maximize", "foreach", "fused", "differentiable", "capturable", "nesterov", "amsgrad", "centered",
-    "decoupled_weight_decay",
+    "decoupled_weight_decay", "decouple", "use_bias_correction", "safeguard_warmup",
 }  # fmt: skip
 WORDS = {2: "two", 3: "three"}
 OPTIONS = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(Options, name)) for name in NAMES]
@@ -48,7 +47,7 @@ _add_param_group = light("add_param_group")
 _state_dict = light("state_dict")
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(Averaging):
     """What all optimizers share: groups, their checks, the engine's options, and the step.
 
     A subclass names its hyper-parameters in `defaults` and says in `rule` which update rule a group takes. Its
@@ -58,6 +57,7 @@ class Optimizer(torch.optim.Optimizer):
     shares: hyper-parameters that must be so many numbers, each at least 0 and less than 1
     rules: every rule that `rule` may return
     ours: hyper-parameters that torch's optimizer of this name does not have, so that its checkpoints lack them
+    beside: what a saved state may hold besides the rules' own
     last: the report of the last step; None before the first
     """
 
@@ -65,6 +65,7 @@ class Optimizer(torch.optim.Optimizer):
     shares: ClassVar[Mapping[str, int]] = {}
     rules: ClassVar[tuple[Rule, ...]] = ()
     ours: ClassVar[tuple[str, ...]] = ()
+    beside: ClassVar[tuple[str, ...]] = ()
 
     _in_backward: StepInBackward | None = None
     _step_supports_amp_scaling = True  # GradScaler sets grad_scale and found_inf, and `step` reads them
@@ -160,32 +161,6 @@ class Optimizer(torch.optim.Optimizer):
         self._in_backward = StepInBackward(self, every, self._update)
         return self._in_backward
 
-    @contextmanager
-    def averaged(self) -> Generator[None, None, None]:
-        """Put the averages of `ema` in the place of the parameters, and the parameters back at the end.
-
-        >>> import torch, surefoot as sf
-        >>> w = torch.nn.Parameter(torch.zeros(1))
-        >>> opt = sf.optim.SGD([w], lr=1.0, ema=0.75)
-        >>> w.grad = torch.tensor([-4.0]); opt.step()
-        >>> with opt.averaged(): print(w.item())
-        1.0
-        >>> w.item()
-        4.0
-        """
-        if self.options.ema is None:
-            raise UserError("averaged(): no averages are kept: build the optimizer with ema=0.999, say")
-        self._refuse_swapped()
-        pairs = [(p, kept[AVERAGE]) for p, kept in self.state.items() if AVERAGE in kept]
-        self._swapped = True
-        own = [p.detach().clone() for p, _ in pairs]
-        try:
-            _copy([average for _, average in pairs], pairs)
-            yield
-        finally:
-            _copy(own, pairs)
-            self._swapped = False
-
     def state_dict(self, format: Literal["surefoot", "torch"] = "surefoot") -> dict[str, Any]:
         """A copy of the state, in torch.optim's layout.
 
@@ -240,10 +215,6 @@ class Optimizer(torch.optim.Optimizer):
         lines = [f"    {name}: {value}\n" for name, value in chosen.items() if value != getattr(Options, name)]
         return super().__repr__().removesuffix(")") + ("All groups\n" if lines else "") + "".join(lines) + ")"
 
-    def _refuse_swapped(self) -> None:
-        if self._swapped:
-            raise UserError("the parameters hold their averages: leave `with optimizer.averaged()` first")
-
     def _update(self, group: Group) -> Update:
         self._refuse_swapped()
         rule = self.rule(group)
@@ -289,13 +260,6 @@ def are_numbers(value: object, number: int) -> bool:
     """Whether it is a tuple of so many numbers."""
     numbers = cast("tuple[object, ...]", value)
     return isinstance(value, tuple | list) and len(numbers) == number and all(map(is_number, numbers))
-
-
-def _copy(values: list[Tensor], pairs: list[tuple[Tensor, Tensor]]) -> None:
-    """Write values into the parameters of (parameter, average) pairs."""
-    with torch.no_grad():
-        for value, (p, _) in zip(values, pairs, strict=True):
-            p.copy_(value)
 
 
 def _value(group: Group, name: str) -> Any:

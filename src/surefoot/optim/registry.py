@@ -17,16 +17,25 @@ from surefoot.optim.adafactor import Adafactor
 from surefoot.optim.adagrad import Adagrad
 from surefoot.optim.adam import Adam, AdamW
 from surefoot.optim.adamax import Adamax
+from surefoot.optim.adan import Adan
+from surefoot.optim.ademamix import AdEMAMix
+from surefoot.optim.adopt import ADOPT
 from surefoot.optim.asgd import ASGD
+from surefoot.optim.lamb import LAMB, LARS
+from surefoot.optim.laprop import LaProp
 from surefoot.optim.lion import Lion, Signum
+from surefoot.optim.mars import MARS
 from surefoot.optim.muon import Muon
 from surefoot.optim.nadam import NAdam, NAdamW
 from surefoot.optim.optimizer import Optimizer
+from surefoot.optim.prodigy import Prodigy
 from surefoot.optim.radam import RAdam
 from surefoot.optim.rmsprop import RMSprop
 from surefoot.optim.rprop import Rprop
+from surefoot.optim.schedule_free import ScheduleFree, ScheduleFreeAdamW, ScheduleFreeSGD
 from surefoot.optim.sgd import SGD
 from surefoot.optim.sparse_adam import SparseAdam
+from surefoot.optim.stable_adamw import StableAdamW
 from surefoot.optim.yogi import Yogi
 
 
@@ -70,6 +79,17 @@ REGISTRY: dict[str, Entry] = {
     "sparse-adam": Entry(SparseAdam, 1e-3),
     "muon": Entry(Muon, 2e-2),
     "lbfgs": Entry(torch.optim.LBFGS, 1.0),
+    "adan": Entry(Adan, 1e-3),
+    "adopt": Entry(ADOPT, 1e-3),
+    "ademamix": Entry(AdEMAMix, 1e-3),
+    "laprop": Entry(LaProp, 4e-4),
+    "mars": Entry(MARS, 3e-3),
+    "stable-adamw": Entry(StableAdamW, 1e-3),
+    "lamb": Entry(LAMB, 1e-3),
+    "lars": Entry(LARS, 1.0),
+    "prodigy": Entry(Prodigy, 1.0),
+    "schedule-free-sgd": Entry(ScheduleFreeSGD, 1.0),
+    "schedule-free-adamw": Entry(ScheduleFreeAdamW, 2.5e-3),
 }
 
 
@@ -77,7 +97,7 @@ def names() -> list[str]:
     """The names that `create` knows.
 
     >>> names()
-    ['adagrad', 'adam', 'adamw', 'rmsprop', 'sgd', 'sgd-momentum']
+    ['adagrad', 'adam', 'adamw', 'adan', 'ademamix', ..., 'sgd', 'sgd-momentum', 'stable-adamw']
     """
     return sorted(REGISTRY)
 
@@ -110,4 +130,7 @@ def create(name: str, model: nn.Module | Iterable[Any], **options: Any) -> Optim
         if option not in chosen.options:
             raise unknown(f"option of {name}", option, chosen.options)
     params = model.named_parameters() if isinstance(model, nn.Module) else model
-    return chosen.factory(params, **{"lr": chosen.lr, **chosen.preset, **options})
+    optimizer = chosen.factory(params, **{"lr": chosen.lr, **chosen.preset, **options})
+    if isinstance(optimizer, ScheduleFree) and isinstance(model, nn.Module):
+        optimizer.guard(model)
+    return optimizer

@@ -9,7 +9,7 @@ from surefoot.rules.rule import Rule, X, maximum, sqrt
 
 
 def scalars(t: X, beta1: X, beta2: X, gamma: X, eps: X):
-    change = (t > 1) * gamma * beta1 / (1 - beta1)  # at the first step there is none
+    change = 1.0 * (t > 1) * gamma * beta1 / (1 - beta1)  # at the first step there is none
     return change, beta1, 1 - beta1, beta2, 1 - beta2, 1 - beta1**t, (1 - beta2**t) ** 0.5, eps
 
 

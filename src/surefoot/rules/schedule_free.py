@@ -8,17 +8,12 @@ y where gradients are taken, which is the parameter.
 from surefoot.rules.rule import Rule, X, maximum, minimum, sqrt
 
 
-def average(t: X, lr: X, warmup_steps: X, r: X, weight_lr_power: X, lr_max: X, weight_sum: X):
-    """The share of z in the new average, by how much rates are reduced, and the new numbers."""
+def scalars_sgd(t: X, lr: X, momentum: X, warmup_steps: X, r: X, weight_lr_power: X, lr_max: X, weight_sum: X):
     ramp = minimum(t / maximum(warmup_steps, 1.0), 1.0)
     lr_max = maximum(lr * ramp, lr_max)
     weight = t**r * lr_max**weight_lr_power
     weight_sum = weight_sum + weight
-    return weight / maximum(weight_sum, 1e-300), ramp, lr_max, weight_sum
-
-
-def scalars_sgd(t: X, lr: X, momentum: X, warmup_steps: X, r: X, weight_lr_power: X, lr_max: X, weight_sum: X):
-    c, ramp, lr_max, weight_sum = average(t, lr, warmup_steps, r, weight_lr_power, lr_max, weight_sum)
+    c = weight / maximum(weight_sum, 1e-300)  # the share of z in the new average
     return c, ramp * (1 - momentum * (1 - c)), ramp, lr_max, weight_sum
 
 
@@ -30,7 +25,11 @@ def direction_sgd(g: X, p: X, z: X, c: X, step: X, ramp: X, lr: X, decay: X):
 def scalars(
     t: X, lr: X, beta1: X, beta2: X, eps: X, warmup_steps: X, r: X, weight_lr_power: X, lr_max: X, weight_sum: X
 ):  # fmt: skip
-    c, ramp, lr_max, weight_sum = average(t, lr, warmup_steps, r, weight_lr_power, lr_max, weight_sum)
+    ramp = minimum(t / maximum(warmup_steps, 1.0), 1.0)
+    lr_max = maximum(lr * ramp, lr_max)
+    weight = t**r * lr_max**weight_lr_power
+    weight_sum = weight_sum + weight
+    c = weight / maximum(weight_sum, 1e-300)
     second = beta2, 1 - beta2, (1 - beta2**t) ** 0.5
     return c, ramp * (1 - beta1 * (1 - c)), ramp, *second, eps, lr_max, weight_sum
 
