@@ -48,11 +48,13 @@ def right(case: tuple[str, dict], opt: sf.optim.Optimizer, params: list[nn.Param
         grads = [g.clamp(-engine.clip_value, engine.clip_value) for g in grads]
     before = [opt.state.get(p, {}).get("master", p.detach()).double() for p in params]
     after = [nn.Parameter(x.clone()) for x in before]
+    torch.set_default_dtype(torch.float64)  # which torch keeps numbers such as NAdam's mu_product in
     twin = getattr(torch.optim, name)(after, **{**options, "weight_decay": 0} if decay else options)
     for p, q, g in zip(params, after, grads, strict=True):
         q.grad = g
         twin.state[q].update({k: t.to(t if k == "step" else q, copy=True) for k, t in opt.state.get(p, {}).items()})
     twin.step()
+    torch.set_default_dtype(torch.float32)
     found = []
     doubt = torch.zeros(())
     for x, q, g in zip(before, after, grads, strict=True):

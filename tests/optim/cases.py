@@ -50,10 +50,10 @@ CASES = {
     ],
     "ASGD": [{}, {"lambd": 0.1, "t0": 10, "weight_decay": 0.1, "lr": 0.1, "maximize": True}],
     "Rprop": [{}, {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.1), "maximize": True}],
-    "Adafactor": [{"eps": (1e-12, 1e-3)}, {"weight_decay": 0.1, "lr": 0.05, "eps": (1e-6, 1e-2), "d": 2.0}],
 }
-# those that torch does not have
+# those that torch does not have; and Adafactor, which in torch takes no empty or complex parameters
 MORE_CASES = {
+    "Adafactor": [{"eps": (1e-12, 1e-3)}, {"weight_decay": 0.1, "lr": 0.05, "eps": (1e-6, 1e-2), "d": 2.0}],
     "NAdamW": [{}, {"weight_decay": 0.1, "momentum_decay": 0.1}],
     "Lion": [{}, {"lr": 1e-3, "betas": (0.95, 0.98), "weight_decay": 0.1, "maximize": True}],
     "Signum": [{}, {"lr": 1e-3, "momentum": 0.5, "weight_decay": 0.1}],
@@ -61,6 +61,43 @@ MORE_CASES = {
     "Yogi": [{}, {"weight_decay": 0.1, "initial_accumulator": 1e-3, "betas": (0.8, 0.9)}],
     "SparseAdam": [{}, {"maximize": True, "betas": (0.8, 0.9)}],
     "Muon": [{"lr": 0.02}, {"lr": 0.02, "nesterov": False, "momentum": 0.8, "weight_decay": 0.0}],
+    "Adan": [{}, {"weight_decay": 0.1, "lr": 1e-2, "maximize": True}, {"betas": (0.9, 0.8, 0.95), "eps": 1e-6}],
+    "ADOPT": [
+        {},
+        {"weight_decay": 0.1, "maximize": True},
+        {"weight_decay": 0.1, "decouple": True, "betas": (0.8, 0.99), "eps": 1e-4, "lr": 1e-2},
+    ],
+    "AdEMAMix": [
+        {},
+        {"weight_decay": 0.1, "maximize": True, "lr": 1e-2, "alpha": 2.0},
+        {"alpha_warmup": 30, "beta3_warmup": 60},
+        {"betas": (0.5, 0.9, 0.99), "beta3_warmup": 20, "eps": 1e-6},
+    ],
+    "LaProp": [{}, {"weight_decay": 0.1, "maximize": True, "lr": 1e-2}, {"betas": (0.95, 0.9), "eps": 1e-6}],
+    "MARS": [{}, {"weight_decay": 0.1, "maximize": True}, {"gamma": 0.5, "betas": (0.9, 0.95), "eps": 1e-6}],
+    "StableAdamW": [{}, {"weight_decay": 0.1, "maximize": True}, {"betas": (0.8, 0.999), "eps": 1e-4, "lr": 1e-2}],
+    "LAMB": [{}, {"weight_decay": 0.1, "maximize": True}, {"betas": (0.8, 0.99), "eps": 1e-4, "lr": 1e-2}],
+    "LARS": [
+        {},
+        {"weight_decay": 0.1, "maximize": True},
+        {"momentum": 0.0, "trust_coefficient": 0.1, "lr": 0.1, "eps": 1e-3},
+    ],
+    "Prodigy": [
+        {},
+        {"weight_decay": 0.1, "maximize": True, "use_bias_correction": True},
+        {"weight_decay": 0.1, "decouple": False, "safeguard_warmup": True, "d0": 1e-4, "d_coef": 2.0},
+        {"betas": (0.0, 0.99), "beta3": 0.9, "growth_rate": 1.1, "eps": 1e-6, "lr": 0.5},
+    ],
+    "ScheduleFreeSGD": [
+        {"lr": 0.1},
+        {"lr": 0.1, "weight_decay": 0.1, "maximize": True, "warmup_steps": 50},
+        {"lr": 0.05, "momentum": 0.5, "r": 1.0, "weight_lr_power": 0.0},
+    ],
+    "ScheduleFreeAdamW": [
+        {},
+        {"weight_decay": 0.1, "maximize": True, "warmup_steps": 50},
+        {"betas": (0.8, 0.99), "eps": 1e-6, "r": 1.0, "weight_lr_power": 1.0},
+    ],
 }
 MORE = [(name, options) for name, each in MORE_CASES.items() for options in each]
 MORE_IDS = [f"{name}({', '.join(f'{k}={v}' for k, v in options.items())})" for name, options in MORE]

@@ -76,10 +76,11 @@ class Equation:
             (target,) = node.targets
             assert isinstance(target, ast.Name), f"this is no name: {ast.unparse(target)}"
             self.lines.append((target.id, node.value))
-        names = [name for name, _ in self.lines]
-        self.first = {name[:-1]: value for name, value in self.lines if name.endswith("0") and name[:-1] in names}
-        self.lines = [(name, value) for name, value in self.lines if name[:-1] not in self.first or name in self.first]
-        assert names[-1] == "p" or "p" in names, "an equation says what becomes of p"
+        read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        starts = {name for name, _ in self.lines if name.endswith("0") and name not in read and name[:-1] in read}
+        self.first = {name[:-1]: value for name, value in self.lines if name in starts}
+        self.lines = [(name, value) for name, value in self.lines if name not in starts]
+        assert "p" in dict(self.lines), "an equation says what becomes of p"
 
     def run(self, params: list, gradients: list, hyper: dict[str, Any], coupled: bool) -> list:
         """The parameters after a step for each entry of `gradients`, in extended precision."""

@@ -15,6 +15,8 @@ from torch import nn
 import surefoot as sf
 
 NAMES = list(CASES)
+LATE = ("ASGD", "Rprop")  # a new rate has its effect a step later, or none
+SINGLE = ("ASGD", "NAdam")  # torch keeps numbers of theirs in single precision
 
 
 def twins(name: str, options: dict, seed: int = 0) -> tuple[list, list, torch.optim.Optimizer, torch.optim.Optimizer]:
@@ -34,9 +36,9 @@ def step(*sides: tuple[list, torch.optim.Optimizer], seed: int) -> None:
         optimizer.step()
 
 
-def assert_same(ours: list, theirs: list) -> None:
+def assert_same(ours: list, theirs: list, rtol: float = 1e-12) -> None:
     for p, q in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(p, q, rtol=rtol, atol=rtol / 100)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,14 +60,15 @@ def test_checkpoints_go_both_ways(name, options):
     ours, theirs, opt, reference = twins(name, options)
     for seed in range(5):
         step((ours, opt), (theirs, reference), seed=seed)
-    assert_same(ours, theirs)
-    ours_saved, theirs_saved = copy.deepcopy(opt.state_dict()), copy.deepcopy(reference.state_dict())
+    near = 1e-6 if name in SINGLE else 1e-12
+    assert_same(ours, theirs, near)
+    ours_saved, theirs_saved = opt.state_dict(format="torch"), copy.deepcopy(reference.state_dict())
     assert layout(ours_saved) == layout(theirs_saved)
     opt.load_state_dict(theirs_saved)
     reference.load_state_dict(ours_saved)
     for seed in range(5, 10):
         step((ours, opt), (theirs, reference), seed=seed)
-    assert_same(ours, theirs)
+    assert_same(ours, theirs, near)
 
 
 def layout(state_dict: dict) -> tuple:
@@ -105,12 +108,17 @@ def test_a_tensor_learning_rate(name, options):
     assert_same(a, b)
     by_tensor.param_groups[0]["lr"].fill_(0)
     before = [p.detach().clone() for p in b]
-    if not options.get("momentum"):
+    if not options.get("momentum") and name not in LATE:
         step((b, by_tensor), seed=9)
         assert_same(b, before)
 
 
-@pytest.mark.parametrize(("name", "options"), ALL, ids=IDS)
+SMOOTH = [case for case in ALL if case[0] != "Rprop"]  # its steps are signs times a size: nothing to differentiate
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), SMOOTH, ids=[i for i, case in zip(IDS, ALL, strict=True) if case in SMOOTH]
+)
 def test_differentiable_steps(name, options):
     """The gradient through three steps, with respect to parameters, gradients, rate and decay, is the numerical one."""
     options = {"weight_decay": 0.1, **options}
@@ -136,7 +144,12 @@ FLAGS = [{"foreach": True}, {"foreach": False}, {"fused": True}]
 
 @pytest.mark.parametrize(
     ("name", "flag"),
-    [(name, flag) for name in NAMES for flag in FLAGS if (name, *flag) != ("RMSprop", "fused")],  # it has none in torch
+    [
+        (n, flag)
+        for n in NAMES
+        for flag in FLAGS
+        if flag.keys() <= inspect.signature(getattr(torch.optim, n)).parameters.keys()
+    ],
 )
 def test_foreach_and_fused_change_nothing(name, flag):
     a, _, plain, _ = twins(name, {})

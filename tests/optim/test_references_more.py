@@ -222,7 +222,9 @@ def test_each_departure_makes_a_difference():
     """The table says nothing that is not so: as they are, those that are said to depart do not go the same way."""
     for case in CASES:
         plain = {**case.options, "clip_lambda": lambda t: t**0.25} if case.name == "ADOPT" else case.options
-        cls = next((base for base in getattr(case.theirs, "__mro__", ()) if "pytorch_optimizer" in base.__module__), None)
+        cls = next(
+            (base for base in getattr(case.theirs, "__mro__", ()) if "pytorch_optimizer" in base.__module__), None
+        )
         if not case.departs or cls is None:
             continue
         sides = [Problem(0) for _ in range(2)]

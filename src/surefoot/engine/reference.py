@@ -94,7 +94,7 @@ def begin(item: Item, update: Update, options: Options, scales: Scales) -> Step:
     t = 1.0 if set(item.created) & set(rule.states) else 2.0
     if states.counted(rule, p, options):
         t = states.next_count(kept)
-    numbers = (kept[name].item() for name in rule.numbers)
+    numbers = (kept[name] if update.differentiable else kept[name].item() for name in rule.numbers)
     found = rule.scalars(t, *(update.hyper[name] for name in rule.hyper), *numbers)
     lr, decay = update.lr * item.factors[0], update.weight_decay * item.factors[1]
     # a decay of zero is skipped, so that 0 * inf cannot make a NaN of a parameter that overflowed
@@ -175,7 +175,10 @@ def step(
         else:
             _write(kept[name], value, now.rows, noise, item.number, stream)
     for name, value in zip(rule.numbers, now.numbers, strict=True):
-        kept[name].fill_(value)
+        if update.differentiable:
+            kept[name] = torch.as_tensor(value, dtype=torch.float64)
+        else:
+            kept[name].fill_(value)
     if options.ema is not None:
         average = kept[states.AVERAGE]
         average.lerp_((p if master is None else master).detach().to(average.dtype), 1 - options.ema)

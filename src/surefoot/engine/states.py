@@ -29,7 +29,8 @@ def start(rule: Rule, hyper: Mapping[str, Any], p: Tensor, kept: dict[str, Any],
         created.append("step")
     for name in rule.numbers:
         if name not in kept:
-            kept[name] = torch.tensor(float(_first(rule, hyper, name)), dtype=torch.float64)
+            value = _first(rule, hyper, name)  # a tensor where a differentiable step needs it as such
+            kept[name] = torch.as_tensor(value, dtype=torch.float64).clone()
             created.append(name)
     for name in rule.states:
         if kept.get(name) is None:

@@ -154,7 +154,7 @@ def _clip(optimizer: Optimizer) -> Clip | None:
     clip = optimizer.options.clip_norm
     refused = {
         "skip_nonfinite": optimizer.options.skip_nonfinite,
-        "differentiable": any(group["differentiable"] for group in optimizer.param_groups),
+        "differentiable": any(group.get("differentiable") for group in optimizer.param_groups),
         "clip_norm=AGC(...)": isinstance(clip, AGC),
         "a clip_norm function": clip is not None and callable(clip.max_norm),
         "clip_norm with error_if_nonfinite": clip is not None and clip.error_if_nonfinite,

@@ -83,7 +83,6 @@ class Optimizer(Averaging):
         self.last: Report | None = None
         self._engine = Engine()
         self._swapped = False
-        defaults = {"maximize": False, "differentiable": False, **defaults}
         self._check(defaults)
         super().__init__(params, defaults)
 
@@ -127,7 +126,7 @@ class Optimizer(Averaging):
             self.last = self._in_backward.close()
             return loss
         scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        with torch.set_grad_enabled(self.defaults["differentiable"]):
+        with torch.set_grad_enabled(self.defaults.get("differentiable", False)):
             updates = [self._update(group) for group in self.param_groups]
             self.last = self._engine.step(updates, self.state, self.options, 1.0 if scale is None else scale, overflow)
         return loss
@@ -226,8 +225,8 @@ class Optimizer(Averaging):
             _value(group, "lr"),
             _value(group, "weight_decay") if "weight_decay" in group else 0.0,
             self.decoupled(group),
-            group["maximize"],
-            group["differentiable"],
+            group.get("maximize", False),
+            group.get("differentiable", False),
             *(group.get(name, ()) for name in PER_PARAMETER),
             preconditioner=self.preconditioner(group) if rule.given else None,
             keep=group,
