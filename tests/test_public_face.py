@@ -32,8 +32,14 @@ SIGNATURES = {
     "Recipe.code": "(self)",
     "Run": "(dir)",
     "Run.signal": "(self, name)",
-    "optim.create": "(name, model, **options)",
+    "optim.create": "(name, model, *, show=False, **options)",
     "optim.names": "()",
+    "optim.info": "(name)",
+    "optim.param_groups": (
+        "(model, *, lr=None, weight_decay=None, no_decay='norm,bias,embedding', layer_decay=None, overrides=None, "
+        "freeze=None)"
+    ),
+    "optim.AGC": "(clipping=0.01, eps=0.001)",
     "optim.Clip": "(max_norm, norm_type=2.0, per_group=False, error_if_nonfinite=False)",
     "optim.Optimizer.averaged": "(self)",
     "optim.Optimizer.step_in_backward": "(self, every=1)",

@@ -1,6 +1,7 @@
 """TEMPORARY."""
 
 import math
+
 import torch
 
 

@@ -20,6 +20,7 @@ from surefoot.optim.mars import MARS
 from surefoot.optim.muon import Muon
 from surefoot.optim.nadam import NAdam, NAdamW
 from surefoot.optim.optimizer import Optimizer
+from surefoot.optim.policy import Groups, param_groups
 from surefoot.optim.prodigy import Prodigy
 from surefoot.optim.radam import RAdam
 from surefoot.optim.registry import create, names
@@ -49,6 +50,7 @@ __all__ = [
     "Adamax",
     "Adan",
     "Clip",
+    "Groups",
     "Info",
     "LaProp",
     "Lion",
@@ -72,4 +74,5 @@ __all__ = [
     "create",
     "info",
     "names",
+    "param_groups",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
@@ -12,10 +13,13 @@ from surefoot.engine.muon import Orthogonal
 from surefoot.engine.options import Given
 from surefoot.errors import UserError, unknown
 from surefoot.optim.optimizer import Group, Optimizer, are_numbers, options
+from surefoot.optim.places import places
+from surefoot.optim.policy import KINDS, Groups, matching, merged
 from surefoot.rules import adam, muon
 from surefoot.rules.rule import Rule
 
 ORTHOGONAL = Orthogonal()
+MATRICES = ("linear", "conv", "attention", "recurrent")  # kinds of parameters that Muon is for
 SCALES = ("original", "match_rms_adamw")
 
 
@@ -136,3 +140,34 @@ class Muon(Optimizer):
             raise self._refusal("ns_steps", group["ns_steps"], "it must be a whole number from 0 to 99")
         if not are_numbers(group["ns_coefficients"], 3):
             raise self._refusal("ns_coefficients", group["ns_coefficients"], "it must be three numbers")
+
+
+def hidden(model: nn.Module, adamw_lr: float = 3e-4, split: Mapping[str, int] | None = None) -> Groups:
+    """Groups for Muon: hidden matrices, told by the types of their modules; all else goes to AdamW.
+
+    Muon takes the weights of linear layers, convolutions, attention and recurrent layers, but for the last linear
+    layer, which makes the outputs. Of what fuses several matrices (the queries, keys and values of
+    nn.MultiheadAttention, the gates of nn.LSTM and nn.GRU) each is taken for itself. Norms, biases and embeddings are
+    not decayed.
+
+    Args:
+        adamw_lr: the rate of AdamW's groups
+        split: how many matrices other weights hold, one below the other, by patterns of names: {"*.qkv.weight": 3}
+
+    Raises:
+        UserError: for a pattern that no name matches
+    """
+    known = [place for place in places(model) if place.param.requires_grad]
+    for pattern, number in (split or {}).items():
+        for place in matching("split", [pattern], known):
+            place.parts = number
+    settings: dict[str, dict[str, Any]] = {}
+    for place in known:
+        if place.kind in MATRICES and place.param.ndim > 1 and not place.head:
+            settings[place.name] = {"algorithm": "muon"}
+            continue
+        place.parts = 1
+        own = settings[place.name] = {"algorithm": "adamw", "lr": adamw_lr, "eps": 1e-8}
+        if place.kind in KINDS:
+            own["weight_decay"] = 0.0
+    return merged(known, settings, {"parts": {place.name: place.parts for place in known}})

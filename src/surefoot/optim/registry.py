@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,9 +25,10 @@ from surefoot.optim.lamb import LAMB, LARS
 from surefoot.optim.laprop import LaProp
 from surefoot.optim.lion import Lion, Signum
 from surefoot.optim.mars import MARS
-from surefoot.optim.muon import Muon
+from surefoot.optim.muon import Muon, hidden
 from surefoot.optim.nadam import NAdam, NAdamW
 from surefoot.optim.optimizer import Optimizer
+from surefoot.optim.policy import Groups, param_groups
 from surefoot.optim.prodigy import Prodigy
 from surefoot.optim.radam import RAdam
 from surefoot.optim.rmsprop import RMSprop
@@ -41,18 +42,29 @@ from surefoot.optim.yogi import Yogi
 
 @dataclass(frozen=True)
 class Entry:
-    """A name of the registry: the class behind it, the usual learning rate, and what the name sets besides."""
+    """A name of the registry: the class behind it, the usual learning rate, and what the name sets besides.
+
+    policy: what makes parameter groups of a model, where the optimizer needs more than one
+    """
 
     factory: type[Any]  # of Optimizer: their constructors differ
     lr: float
     preset: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    policy: Callable[..., Groups] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every option that `create` takes for this name, with its default."""
-        parameters = inspect.signature(self.factory).parameters.values()
-        defaults = {p.name: p.default for p in parameters if p.name != "params"}
-        return {**defaults, "lr": self.lr, **self.preset}
+        """Every option of the class, with the default that `create` uses."""
+        return {**_defaults(self.factory, "params"), "lr": self.lr, **self.preset}
+
+    @property
+    def policies(self) -> dict[str, Any]:
+        """Every option of the policy that makes a model's groups, with its default."""
+        return {} if self.policy is None else _defaults(self.policy, "model")
+
+
+def _defaults(function: Callable[..., Any], first: str) -> dict[str, Any]:
+    return {p.name: p.default for p in inspect.signature(function).parameters.values() if p.name != first}
 
 
 # rates: the usual first try (the guide, section 4: 0.001 for Adam, 0.01 for SGD), not torch's defaults
@@ -77,7 +89,7 @@ REGISTRY: dict[str, Entry] = {
     "yogi": Entry(Yogi, 1e-2),
     "adafactor": Entry(Adafactor, 1e-2),
     "sparse-adam": Entry(SparseAdam, 1e-3),
-    "muon": Entry(Muon, 2e-2),
+    "muon": Entry(Muon, 2e-2, policy=hidden),
     "lbfgs": Entry(torch.optim.LBFGS, 1.0),
     "adan": Entry(Adan, 1e-3),
     "adopt": Entry(ADOPT, 1e-3),
@@ -109,12 +121,14 @@ def entry(name: str) -> Entry:
     return REGISTRY[name]
 
 
-def create(name: str, model: nn.Module | Iterable[Any], **options: Any) -> Optimizer:
+def create(name: str, model: nn.Module | Iterable[Any], *, show: bool = False, **options: Any) -> Optimizer:
     """An optimizer by name, for a model or for an iterable of parameters or groups.
 
     Args:
         name: one of `names()`
-        model: a module, whose parameters are taken with their names, or whatever torch.optim takes
+        model: a module, whose parameters are taken with their names, or whatever torch.optim takes. Of a module, "muon"
+            makes groups: hidden matrices, and the rest for AdamW (`adamw_lr=3e-4`, `split={"*.qkv.weight": 3}`)
+        show: print which parameters are in which group
         options: keyword arguments of the optimizer's class; what is not given is as the registry says
 
     Raises:
@@ -126,10 +140,16 @@ def create(name: str, model: nn.Module | Iterable[Any], **options: Any) -> Optim
     (0.9, ['weight', 'bias'])
     """
     chosen = entry(name)
+    known = {**chosen.options, **(chosen.policies if isinstance(model, nn.Module) else {})}
     for option in options:
-        if option not in chosen.options:
-            raise unknown(f"option of {name}", option, chosen.options)
-    params = model.named_parameters() if isinstance(model, nn.Module) else model
+        if option not in known:
+            raise unknown(f"option of {name}", option, known)
+    policy = {option: options.pop(option) for option in chosen.policies if option in options}
+    params = model
+    if isinstance(model, nn.Module):
+        params = model.named_parameters() if chosen.policy is None else chosen.policy(model, **policy)
+        if show:
+            print(param_groups(model, no_decay="") if chosen.policy is None else params)
     optimizer = chosen.factory(params, **{"lr": chosen.lr, **chosen.preset, **options})
     if isinstance(optimizer, ScheduleFree) and isinstance(model, nn.Module):
         optimizer.guard(model)

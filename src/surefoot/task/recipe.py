@@ -84,7 +84,7 @@ class Recipe:
         self._set("schedule", str(parse(self.schedule)))
         if self.schedule_every not in ("epoch", "step"):
             raise UserError(f"recipe: schedule_every={self.schedule_every!r} must be epoch or step")
-        self.create_optimizer([torch.zeros(1)])  # the optimizer knows best which of its options can be
+        self.create_optimizer([torch.zeros(1, 1)])  # the optimizer knows best which of its options can be
 
     def create_optimizer(self, model: Any) -> Optimizer:
         """The recipe's optimizer for a model (or for parameters)."""
