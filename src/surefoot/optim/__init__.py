@@ -1,5 +1,7 @@
 """Drop-in optimizers: torch.optim's names, arguments and state_dict, run by surefoot's engine."""
 
+from torch.optim import LBFGS
+
 from surefoot.engine.options import AGC, Clip, Norms, Options
 from surefoot.engine.report import Report
 from surefoot.optim.adabelief import AdaBelief
@@ -12,10 +14,12 @@ from surefoot.optim.adan import Adan
 from surefoot.optim.ademamix import AdEMAMix
 from surefoot.optim.adopt import ADOPT
 from surefoot.optim.asgd import ASGD
+from surefoot.optim.clipping import AdaGC, SpikeClip, ZClip
 from surefoot.optim.info import Info, info
 from surefoot.optim.lamb import LAMB, LARS
 from surefoot.optim.laprop import LaProp
 from surefoot.optim.lion import Lion, Signum
+from surefoot.optim.lookahead import Lookahead
 from surefoot.optim.mars import MARS
 from surefoot.optim.muon import Muon
 from surefoot.optim.nadam import NAdam, NAdamW
@@ -26,6 +30,7 @@ from surefoot.optim.radam import RAdam
 from surefoot.optim.registry import create, names
 from surefoot.optim.rmsprop import RMSprop
 from surefoot.optim.rprop import Rprop
+from surefoot.optim.sam import SAM
 from surefoot.optim.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from surefoot.optim.sgd import SGD
 from surefoot.optim.sparse_adam import SparseAdam
@@ -38,10 +43,13 @@ __all__ = [
     "ASGD",
     "LAMB",
     "LARS",
+    "LBFGS",
     "MARS",
+    "SAM",
     "SGD",
     "AdEMAMix",
     "AdaBelief",
+    "AdaGC",
     "Adadelta",
     "Adafactor",
     "Adagrad",
@@ -54,6 +62,7 @@ __all__ = [
     "Info",
     "LaProp",
     "Lion",
+    "Lookahead",
     "Muon",
     "NAdam",
     "NAdamW",
@@ -69,8 +78,10 @@ __all__ = [
     "ScheduleFreeSGD",
     "Signum",
     "SparseAdam",
+    "SpikeClip",
     "StableAdamW",
     "Yogi",
+    "ZClip",
     "create",
     "info",
     "names",

@@ -19,6 +19,7 @@ from surefoot.rules.rule import Rule
 if TYPE_CHECKING:
     from surefoot.optim.optimizer import Optimizer
 
+SLOW = "slow"  # the key of Lookahead's weights in a parameter's state
 PER_PARAMETER = ("lr_factors", "decay_factors")  # a group's own keys: one number for each of its parameters
 # how a group runs is not what a checkpoint says, but what the constructor was told
 OWN = (
@@ -43,7 +44,7 @@ def saved(optimizer: Optimizer, state_dict: Mapping[str, Any], format: str) -> d
         if not torchs:
             return kept
         scales = [name + SCALE for name in kept if states.in_8_bits(kept[name])]
-        plain = {name: value for name, value in kept.items() if name not in (AVERAGE, MASTER, *scales)}
+        plain = {name: value for name, value in kept.items() if name not in (AVERAGE, MASTER, SLOW, *scales)}
         return {
             name: eight_bit.decode(v, kept[name + SCALE]) if states.in_8_bits(v) else v for name, v in plain.items()
         }
@@ -56,7 +57,14 @@ def saved(optimizer: Optimizer, state_dict: Mapping[str, Any], format: str) -> d
         {name: copied("", value) for name, value in group.items() if not (torchs and name in PER_PARAMETER)}
         for group in state_dict["param_groups"]
     ]
-    return {**state_dict, "state": state, "param_groups": groups}
+    learned = {} if torchs or learning(optimizer) is None else {"clip": learning(optimizer).state_dict()}
+    return {**state_dict, "state": state, "param_groups": groups, **learned}
+
+
+def learning(optimizer: Optimizer) -> Any:
+    """The optimizer's clip function, if that has a state of its own."""
+    clip = optimizer.options.clip_norm
+    return clip.max_norm if clip is not None and hasattr(clip.max_norm, "load_state_dict") else None
 
 
 def matched(optimizer: Optimizer, state_dict: Mapping[str, Any], keep: Sequence[str]) -> dict[str, Any]:
@@ -161,7 +169,7 @@ def _state(
 ) -> dict[str, Any]:
     """The saved state of one parameter, laid out in memory as the parameter, in the dtype it was saved in."""
     shapes = {**shapes, **_coded(found, p)}
-    strange = found.keys() - known - shapes.keys() - {"step", AVERAGE, MASTER}
+    strange = found.keys() - known - shapes.keys() - {"step", AVERAGE, MASTER, SLOW}
     if strange:
         raise UserError(
             f"the checkpoint is not of {owner}: for {name} it holds {', '.join(sorted(strange))}; {owner} keeps "

@@ -188,7 +188,10 @@ class Optimizer(Averaging):
         state_dict = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = hook(self, state_dict) or state_dict
-        self.__setstate__(loading.matched(self, state_dict, tuple(keep)))
+        matched, clip = loading.matched(self, state_dict, tuple(keep)), loading.learning(self)
+        if clip is not None and "clip" in state_dict:
+            clip.load_state_dict(state_dict["clip"])
+        self.__setstate__(matched)
         for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)
 
