@@ -109,11 +109,8 @@ def test_the_engine_does_as_they_say_and_checkpoints_hold_what_they_know(make):
 
 def test_a_function_may_name_parameters():
     p, q = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
-    for factors, words in (
-        ({"c": 1.0}, "unknown parameter"),
-        ({"a": -1.0}, "from 0 to below infinity"),
-        ({"a": "x"}, "numbers"),
-    ):
+    wrong = ({"c": 1.0}, "unknown parameter"), ({"a": -1.0}, "from 0 to below infinity"), ({"a": "x"}, "numbers")
+    for factors, words in wrong:
         opt = sf.optim.SGD([("a", p), ("b", q)], lr=1.0, clip_norm=lambda _, factors=factors: factors)
         p.grad, q.grad = torch.ones(2), torch.ones(2)
         with pytest.raises(sf.UserError, match=words):

@@ -6,6 +6,7 @@ optimizer needs one of its own.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -32,10 +33,10 @@ class Learning:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what another has learned."""
-        if state.keys() != self._learned():
+        if set(state) != self._learned():
             raise UserError(f"this is no state of {type(self).__name__}: it holds {', '.join(sorted(state))}")
         for name, value in state.items():
-            setattr(self, name, dict(value) if isinstance(value, Mapping) else value)
+            setattr(self, name, copy.copy(value))
 
     def _learned(self) -> set[str]:
         return {f.name for f in fields(self) if not f.init}
