@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surefoot.engine.orthogonal import orthogonalize, scale
+from surefoot.engine.matrix.newton_schulz import orthogonalize, scale
 from surefoot.engine.precondition import Member
 
 AT_ONCE = 1 << 24  # elements that are worked on together: the memory that is needed besides
@@ -39,7 +39,7 @@ class Orthogonal:
                 stack = torch.empty((len(some), number * rows, columns), dtype=dtype, device=device)
                 for matrix, i in zip(stack, some, strict=True):
                     member = members[i]
-                    matrix.copy_(member.kept["momentum_buffer"].view(matrix.shape)).mul_(shares[1])
+                    matrix.copy_(member.kept["momentum_buffer"].reshape(matrix.shape)).mul_(shares[1])
                     matrix.add_(member.g.reshape(matrix.shape), alpha=shares[0])
                 whole = stack.view(len(some) * number, rows, columns)
                 made = orthogonalize(whole, group["ns_steps"], group["ns_coefficients"], group["eps"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -85,8 +85,9 @@ class Adafactor(Optimizer):
 
     def _check(self, group: Group) -> None:
         super()._check(group)
-        known = [1e-3 if e is None and i == 0 else e for i, e in enumerate(group["eps"])]
-        if not (are_numbers(known, 2) and all(e >= 0 for e in cast("list[float]", known))):
+        eps: Any = group["eps"]
+        known: Any = (1e-3, *eps[1:]) if isinstance(eps, tuple | list) and eps[:1] in ((None,), [None]) else eps
+        if not (are_numbers(known, 2) and all(e >= 0 for e in known)):
             raise self._refusal("eps", group["eps"], "it must be two numbers, 0 or more; the first may be None")
         if not (is_number(group["beta2_decay"]) and group["beta2_decay"] <= 0):
             raise self._refusal("beta2_decay", group["beta2_decay"], "it must be a number, 0 or less")
