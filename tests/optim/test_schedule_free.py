@@ -96,10 +96,12 @@ def test_errors_inside_give_the_place_back_and_it_may_be_entered_twice():
     run = Training("schedule-free-adamw")
     run.steps(0, 3)
     y = run.params
-    with pytest.raises(KeyError), run.opt.averaged():
+    with run.opt.averaged():
         with run.opt.averaged(), run.opt.evaluating():
             x = run.params
         assert equal(run.params, x)
+    assert equal(run.params, y)
+    with pytest.raises(KeyError), run.opt.averaged():
         raise KeyError
     assert equal(run.params, y)
     run.steps(3, 4)

@@ -126,7 +126,7 @@ class ScheduleFree(Optimizer):
 
 
 def _wide(p: Tensor, kept: dict[str, Any]) -> Tensor:
-    """A parameter in single precision or better; of one with a master copy that, unless somebody else has written it."""
+    """A parameter in single precision or better: its master copy, unless somebody else has written it."""
     wide = p.detach().to(torch.promote_types(p.dtype, torch.float32))
     master = kept.get(MASTER)
     return wide if master is None else torch.where(master.to(p.dtype) == p, master, wide)
