@@ -71,7 +71,7 @@ MORE_CASES = {
         {},
         {"weight_decay": 0.1, "maximize": True, "lr": 1e-2, "alpha": 2.0},
         {"alpha_warmup": 30, "beta3_warmup": 60},
-        {"betas": (0.5, 0.9, 0.99), "beta3_warmup": 20, "eps": 1e-6},
+        {"betas": (0.0, 0.9, 0.99), "beta3_warmup": 20, "eps": 1e-6},
     ],
     "LaProp": [{}, {"weight_decay": 0.1, "maximize": True, "lr": 1e-2}, {"betas": (0.95, 0.9), "eps": 1e-6}],
     "MARS": [{}, {"weight_decay": 0.1, "maximize": True}, {"gamma": 0.5, "betas": (0.9, 0.95), "eps": 1e-6}],

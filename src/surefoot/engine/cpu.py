@@ -89,7 +89,7 @@ class CpuLane(Lane):
         alive = self._give(given)
         if self.form.rule.common:
             for group in self.groups:
-                settled = [float(value) for value in updates[group].settled]
+                settled = [float(value) for value in updates[int(group)].settled]
                 self.factors[self.groups[self.group_of] == group, len(FACTORS) :] = settled
         if options.cautious:
             self.factors[:, FACTORS.index("rescale")] = self.wholes / (self._totals("agree", options)[:, 0] + 1)

@@ -152,6 +152,9 @@ class Whole(Report):
 def _clip(optimizer: Optimizer) -> Clip | None:
     """How norms are clipped; refuses what cannot be had in a backward pass."""
     clip = optimizer.options.clip_norm
+    if any(rule.common for rule in optimizer.rules):
+        name = type(optimizer).__name__
+        raise UserError(f"step_in_backward: {name} learns its rate from all gradients, before any parameter moves")
     refused = {
         "skip_nonfinite": optimizer.options.skip_nonfinite,
         "differentiable": any(group.get("differentiable") for group in optimizer.param_groups),

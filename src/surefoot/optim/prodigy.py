@@ -22,7 +22,7 @@ class Prodigy(Optimizer):
 
         rate0 = d0
         top0 = d0
-        start0 = p
+        start = where(t == 1, p, start)
         step = rate * lr * where(use_bias_correction, sqrt(1 - beta2^t) / (1 - beta1^t), 1)
         a = beta3 * a + total(rate / d0 * step * g * (start - p))
         s = beta3 * s + rate / d0 * where(safeguard_warmup, rate, step) * g

@@ -109,7 +109,7 @@ def names() -> list[str]:
     """The names that `create` knows.
 
     >>> names()
-    ['adagrad', 'adam', 'adamw', 'adan', 'ademamix', ..., 'sgd', 'sgd-momentum', 'stable-adamw']
+    ['adabelief', 'adadelta', 'adafactor', 'adagrad', 'adam', ..., 'sparse-adam', 'stable-adamw', 'yogi']
     """
     return sorted(REGISTRY)
 

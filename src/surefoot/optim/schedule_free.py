@@ -61,10 +61,9 @@ class ScheduleFree(Optimizer):
             for p in group["params"]:
                 kept = self.state.get(p, {})
                 if "z" in kept:
-                    y = kept.get(MASTER, p).detach()
-                    wide = torch.promote_types(y.dtype, torch.float32)
                     self._held[p] = p.detach().clone()
-                    p.copy_(y.to(wide) + (1 - 1 / beta) * (kept["z"].to(wide) - y.to(wide)))
+                    y, z = _wide(p, kept), kept["z"].to(torch.promote_types(p.dtype, torch.float32))
+                    p.copy_(y + (1 - 1 / beta) * (z - y))
 
     def train(self) -> None:
         """Put the parameters back as they are trained, bit for bit."""
@@ -124,6 +123,13 @@ class ScheduleFree(Optimizer):
         for name, value in (("weight_lr_power", group["weight_lr_power"]), ("r", group["r"])):
             if not is_number(value):
                 raise self._refusal(name, value, "it must be a number")
+
+
+def _wide(p: Tensor, kept: dict[str, Any]) -> Tensor:
+    """A parameter in single precision or better: its master copy, unless somebody else has written it."""
+    wide = p.detach().to(torch.promote_types(p.dtype, torch.float32))
+    master = kept.get(MASTER)
+    return wide if master is None else torch.where(master.to(p.dtype) == p, master, wide)
 
 
 class ScheduleFreeSGD(ScheduleFree):

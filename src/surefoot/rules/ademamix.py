@@ -11,9 +11,9 @@ from surefoot.rules.rule import Rule, X, log, maximum, minimum, sqrt, where
 def scalars(t: X, beta1: X, beta2: X, beta3: X, alpha: X, alpha_warmup: X, beta3_warmup: X, eps: X):
     mixed = alpha * minimum(t / maximum(alpha_warmup, 1.0), 1.0)
     grown = minimum(t / maximum(beta3_warmup, 1.0), 1.0)
-    short = log(0.5) / log(maximum(beta1, 1e-300))  # half-lives
-    long = log(0.5) / log(maximum(beta3, 1e-300))
-    slow = where(grown < 1, 0.5 ** (1 / ((1 - grown) * short + grown * long)), beta3)
+    short = where(beta1 > 0, log(0.5) / log(maximum(beta1, 1e-300)), 0.0)  # half-lives
+    long = where(beta3 > 0, log(0.5) / log(maximum(beta3, 1e-300)), 0.0)
+    slow = where(grown < 1, 0.5 ** (1 / maximum((1 - grown) * short + grown * long, 1e-300)), beta3)
     return beta1, 1 - beta1, beta2, 1 - beta2, slow, 1 - slow, mixed, 1 - beta1**t, (1 - beta2**t) ** 0.5, eps
 
 

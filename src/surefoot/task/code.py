@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from surefoot.engine.options import NAMES as ENGINE
 from surefoot.errors import UserError
 from surefoot.optim import registry
@@ -67,6 +69,9 @@ def train(make_model, criterion, train_set, val_set, device="cpu"):
 
 def plain_pytorch(recipe: Recipe) -> str:
     """Code of a function `train(make_model, criterion, train_set, val_set, device)` that needs torch alone."""
+    optimizer = registry.entry(recipe.optimizer).factory.__name__
+    if not hasattr(torch.optim, optimizer):
+        raise UserError(f"plain PyTorch has no {optimizer}: choose another optimizer, or train with sf.train")
     per_step = recipe.schedule_every == "step"
     steps = ["optimizer.step()"]
     if recipe.clip_norm is not None:
@@ -76,7 +81,7 @@ def plain_pytorch(recipe: Recipe) -> str:
         seed=recipe.seed,
         batch_size=recipe.batch_size,
         epochs=recipe.epochs,
-        optimizer=registry.entry(recipe.optimizer).factory.__name__,
+        optimizer=optimizer,
         arguments=", ".join(f"{name}={value!r}" for name, value in _arguments(recipe).items()),
         total=f"{recipe.epochs} * len(train_loader)" if per_step else recipe.epochs,
         schedule=recipe.schedule,

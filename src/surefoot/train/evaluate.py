@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from surefoot.errors import UserError
+from surefoot.optim import Optimizer
 from surefoot.optim.optimizer import is_number
 from surefoot.task.task import Outcome, Task, described
-from surefoot.train.data import to_device
+from surefoot.train.data import Batches, to_device
+
+REFRESHING = 50  # batches that batch norm's statistics are measured on
+
+
+def refresh(task: Task, model: nn.Module, optimizer: Optimizer, data: Batches, device: torch.device) -> None:
+    """Where the weights are not those that were trained but their average, measure batch norm's statistics at these."""
+
+    def some() -> Iterator[Any]:
+        for batch in islice(data.epoch(0), REFRESHING):
+            yield to_device(batch, device)
+
+    if optimizer.holds_averages:
+        optimizer.refresh_batch_norm(model, some(), lambda batch: task.outcome(model, batch))
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from surefoot.task.load import fingerprint, origin, same
 from surefoot.task.recipe import Recipe
 from surefoot.task.task import Task
 from surefoot.train.data import Batches, to_device
-from surefoot.train.evaluate import evaluate
+from surefoot.train.evaluate import evaluate, refresh
 from surefoot.train.progress import show
 from surefoot.train.state import Position, concluded
 from surefoot.train.stop import Interrupted, StopRequest
@@ -105,6 +105,7 @@ def train(
         last.load_model(model)
         state = last.state()
         optimizer.load_state_dict(state["optimizer"])
+        optimizer.train()  # saved are the weights to be used, and in the optimizer's state those to go on from
         schedule.load_state_dict(state["schedule"])
         position = Position(**state["position"])
         if position.batch and isinstance(task.train, DataLoader):
@@ -132,8 +133,9 @@ def train(
     def save(values: dict[str, float], best: bool = False) -> None:
         position.seconds = time.monotonic() - began
         record.flush()
-        state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "position": vars(position)}
-        run.save(model, state, position.epoch, position.step, values, best)
+        with optimizer.evaluating():
+            state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "position": vars(position)}
+            run.save(model, state, position.epoch, position.step, values, best)
 
     def leave() -> Interrupted:
         assert stop.signum is not None
@@ -180,7 +182,9 @@ def train(
                 raise leave()
             look()
 
-            values = evaluate(task, model, stop.guard(val_data.epoch(0)), device) if val_data else {}
+            with optimizer.evaluating():
+                refresh(task, model, optimizer, train_data, device)
+                values = evaluate(task, model, stop.guard(val_data.epoch(0)), device) if val_data else {}
             if stop.signum:
                 raise leave()
             if not every_step:
