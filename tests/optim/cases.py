@@ -61,6 +61,8 @@ MORE_CASES = {
     "Yogi": [{}, {"weight_decay": 0.1, "initial_accumulator": 1e-3, "betas": (0.8, 0.9)}],
     "SparseAdam": [{}, {"maximize": True, "betas": (0.8, 0.9)}],
     "Muon": [{"lr": 0.02}, {"lr": 0.02, "nesterov": False, "momentum": 0.8, "weight_decay": 0.0}],
+    "SOAP": [{"precondition_frequency": 1000}, {"precondition_frequency": 1000, "lr": 0.01, "weight_decay": 0.0}],
+    "Shampoo": [{"precondition_frequency": 1}, {"precondition_frequency": 1, "weight_decay": 0.1, "lr": 0.01}],
     "Adan": [{}, {"weight_decay": 0.1, "lr": 1e-2, "maximize": True}, {"betas": (0.9, 0.8, 0.95), "eps": 1e-6}],
     "ADOPT": [
         {},

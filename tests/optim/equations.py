@@ -45,6 +45,38 @@ def newton_schulz(x, steps=5, coefficients=(3.4445, -4.7750, 2.0315)):
     return y.reshape(x.shape)
 
 
+def rows_gram(x):
+    return x @ x.T if x.ndim > 1 else L(1)
+
+
+def columns_gram(x):
+    return x.T @ x if x.ndim > 1 else L(1)
+
+
+def eigenvectors(x):
+    return np.linalg.eigh(x.astype(np.float64))[1][:, ::-1].astype(L) if np.ndim(x) else L(1)
+
+
+def into(x, q, s):
+    return q.T @ x @ s if np.ndim(q) else x
+
+
+def out_of(x, q, s):
+    return q @ x @ s.T if np.ndim(q) else x
+
+
+def precondition(m, left, right, eps=1e-6):
+    """Of vectors nothing, whose length is all that counts then."""
+    if not np.ndim(left):
+        return m
+    roots = []
+    for each in (left, right):
+        values, vectors = np.linalg.eigh(each.astype(np.float64))
+        values = values.clip(0) + eps * values.max()
+        roots.append((vectors * values**-0.25) @ vectors.T)
+    return roots[0] @ m @ roots[1]
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sqrt": np.sqrt,
     "log": np.log,
@@ -60,6 +92,12 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "row_mean": lambda x: x.mean(-1, keepdims=True) if x.ndim > 1 else x,
     "column_mean": lambda x: x.mean(-2, keepdims=True) if x.ndim > 1 else L(1),
     "rows": len,
+    "rows_gram": rows_gram,
+    "columns_gram": columns_gram,
+    "eigenvectors": eigenvectors,
+    "into": into,
+    "out_of": out_of,
+    "precondition": precondition,
     "columns": lambda x: L(x.size / len(x)),
     "newton_schulz": newton_schulz,
 }

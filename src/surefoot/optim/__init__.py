@@ -33,6 +33,7 @@ from surefoot.optim.rprop import Rprop
 from surefoot.optim.sam import SAM
 from surefoot.optim.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from surefoot.optim.sgd import SGD
+from surefoot.optim.soap import SOAP, Shampoo
 from surefoot.optim.sparse_adam import SparseAdam
 from surefoot.optim.stable_adamw import StableAdamW
 from surefoot.optim.yogi import Yogi
@@ -47,6 +48,7 @@ __all__ = [
     "MARS",
     "SAM",
     "SGD",
+    "SOAP",
     "AdEMAMix",
     "AdaBelief",
     "AdaGC",
@@ -76,6 +78,7 @@ __all__ = [
     "Rprop",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
+    "Shampoo",
     "Signum",
     "SparseAdam",
     "SpikeClip",

@@ -86,7 +86,7 @@ class Adafactor(Optimizer):
     def _check(self, group: Group) -> None:
         super()._check(group)
         eps: Any = group["eps"]
-        known: Any = (1e-3, *eps[1:]) if isinstance(eps, tuple | list) and eps[:1] in ((None,), [None]) else eps
+        known: Any = (1e-3, *eps[1:]) if str(eps)[1:].startswith("None") else eps
         if not (are_numbers(known, 2) and all(e >= 0 for e in known)):
             raise self._refusal("eps", group["eps"], "it must be two numbers, 0 or more; the first may be None")
         if not (is_number(group["beta2_decay"]) and group["beta2_decay"] <= 0):

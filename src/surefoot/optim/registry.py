@@ -35,6 +35,7 @@ from surefoot.optim.rmsprop import RMSprop
 from surefoot.optim.rprop import Rprop
 from surefoot.optim.schedule_free import ScheduleFree, ScheduleFreeAdamW, ScheduleFreeSGD
 from surefoot.optim.sgd import SGD
+from surefoot.optim.soap import SOAP, Shampoo
 from surefoot.optim.sparse_adam import SparseAdam
 from surefoot.optim.stable_adamw import StableAdamW
 from surefoot.optim.yogi import Yogi
@@ -90,6 +91,8 @@ REGISTRY: dict[str, Entry] = {
     "adafactor": Entry(Adafactor, 1e-2),
     "sparse-adam": Entry(SparseAdam, 1e-3),
     "muon": Entry(Muon, 2e-2, policy=hidden),
+    "soap": Entry(SOAP, 3e-3),
+    "shampoo": Entry(Shampoo, 1e-3),
     "lbfgs": Entry(torch.optim.LBFGS, 1.0),
     "adan": Entry(Adan, 1e-3),
     "adopt": Entry(ADOPT, 1e-3),

@@ -1,1 +1,1 @@
-"""Preconditioning of whole matrices, for Muon, SOAP and Shampoo: torch operations on stacks of matrices of one shape."""
+"""Preconditioning of whole matrices, for Muon, SOAP and Shampoo: torch operations on stacks of one shape."""

@@ -1,7 +1,8 @@
 """Symmetric matrices kept as the blocks on and above their diagonals, and products that give such.
 
-All matrices here are polynomials of one Gram matrix, so they commute and their products are symmetric as well: the blocks
-below the diagonal need not be computed. With p blocks a side a product takes (p + 1) / 2p of the work of a full one.
+All matrices here are polynomials of one Gram matrix, so they commute and their products are symmetric as well: the
+blocks below the diagonal need not be computed. With p blocks a side a product takes (p + 1) / 2p of the work of a full
+one.
 """
 
 from __future__ import annotations

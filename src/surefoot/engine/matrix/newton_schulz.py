@@ -4,19 +4,23 @@ Source: Keller Jordan 2024, https://kellerjordan.github.io/posts/muon/. Each ste
 
     X <- a X + (b G + c G G) X,    G = X X^T,
 
-which takes every singular value s to a s + b s^3 + c s^5. With Keller Jordan's coefficients five steps bring all that are
-not tiny near 1, between 0.68 and 1.14; they do not converge.
+which takes every singular value s to a s + b s^3 + c s^5. With Keller Jordan's coefficients five steps bring all that
+are not tiny near 1, between 0.68 and 1.14; they do not converge.
 
 What makes it quick:
 
-- **The Gram form.** The steps' factors P = a I + b G + c G G commute with G, so several steps can be taken with matrices of
-  the small side alone, G <- P G P and Q <- P Q, and X is multiplied by Q once. An error e in the small eigenvalues of G
-  grows by a^2 in each step, so G is computed anew from X after a few; without that, half precision explodes.
+- **The Gram form.** The steps' factors P = a I + b G + c G G commute with G, so several steps can be taken with
+  matrices of the small side alone, G <- P G P and Q <- P Q, and X is multiplied by Q once. An error e in the small
+  eigenvalues of G grows by a^2 in each step, so G is computed anew from X after a few; without that, half precision
+  explodes.
 - **What is small stays small.** Q is kept as q I + S, so that rounding does not touch the multiple q of the identity:
   it carries the directions with small singular values.
-- **Half of a symmetric matrix.** Large Gram matrices are kept as the blocks on and above the diagonal; two blocks a side
-  save a quarter of the work, four save 3/8.
+- **Half of a symmetric matrix.** Large Gram matrices are kept as the blocks on and above the diagonal; two blocks a
+  side save a quarter of the work, four save 3/8.
 """
+
+# torch.linalg's functions have no annotations
+# pyright: reportUnknownVariableType=false
 
 from __future__ import annotations
 
@@ -65,8 +69,8 @@ def orthogonalize(
 
     >>> stack = torch.tensor([[[3.0, 0.0, 0.0], [0.0, 0.0, 4.0]]])
     >>> orthogonalize(stack, steps=20, coefficients=(1.5, -0.5, 0.0))
-    tensor([[[1.0000, 0.0000, 0.0000],
-             [0.0000, 0.0000, 1.0000]]])
+    tensor([[[1., 0., 0.],
+             [0., 0., 1.]]])
     """
     if stack.dim() != 3 or not stack.is_floating_point():
         raise UserError(f"a stack of real matrices [k, n, m] is needed, not {stack.dtype} {list(stack.shape)}")
@@ -105,8 +109,8 @@ def scale(shape: tuple[int, int] | torch.Size, mode: str | None = None) -> float
 def precision(stack: Tensor) -> torch.dtype:
     """What to compute in: bfloat16 where the device multiplies it quicker than float32; float64 stays.
 
-    Measured with 2 cores of an AMD EPYC 9004 (AVX512_BF16): float32 takes 1.7 times as long from 512 x 512 on, 1.4 times
-    as long at 64 x 64, where its smaller errors are worth it.
+    Measured with 2 cores of an AMD EPYC 9004 (AVX512_BF16): float32 takes 1.7 times as long from 512 x 512 on, 1.4
+    times as long at 64 x 64, where its smaller errors are worth it.
     """
     if stack.dtype == torch.float64:
         return torch.float64
