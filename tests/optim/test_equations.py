@@ -42,12 +42,7 @@ def difference(name: str, options: dict, text: str | None = None) -> float:
 @pytest.mark.parametrize("case", [*ALL, *MORE], ids=[*IDS, *MORE_IDS])
 def test_the_equation_is_what_the_class_does(case):
     name, options = case
-    _, text = described(getattr(sf.optim, name))
-    if options.get("amsgrad"):
-        text = (
-            text.replace("v = ", "v = ", 1).replace("sqrt(v)", "sqrt(top)").replace("p = p", "top = max(top, v)\np = p")
-        )
-    assert difference(name, options, text) < (1e-6 if name == "Muon" else 1e-9)
+    assert difference(name, options) < NEAR.get(name, 1e-9)
 
 
 def test_every_class_has_an_equation_and_a_case():
