@@ -13,7 +13,12 @@ from surefoot import cli
 
 NAMES = {
     sf: "Recipe Run Task UserError metrics optim schedule train",
-    sf.optim: "Adagrad Adam AdamW Clip Norms Optimizer Options RMSprop Report SGD create names",
+    sf.optim: (
+        "ADOPT AGC ASGD LAMB LARS LBFGS MARS SAM SGD SOAP AdEMAMix AdaBelief AdaGC Adadelta Adafactor Adagrad "
+        "Adam AdamW Adamax Adan Clip Groups Info LaProp Lion Lookahead Muon NAdam NAdamW Norms Optimizer "
+        "Options Prodigy RAdam RMSprop Report Rprop ScheduleFreeAdamW ScheduleFreeSGD Shampoo Signum "
+        "SparseAdam SpikeClip StableAdamW Yogi ZClip create info names param_groups"
+    ),
     sf.schedule: "Driver Schedule constant cosine drive linear parse step",
 }
 
@@ -40,6 +45,14 @@ SIGNATURES = {
         "freeze=None)"
     ),
     "optim.AGC": "(clipping=0.01, eps=0.001)",
+    "optim.ZClip": "(alpha=0.97, threshold=2.5, warmup=25)",
+    "optim.AdaGC": "(ratio=1.05, beta=0.98, warmup=100, max_norm=1.0)",
+    "optim.SpikeClip": "(threshold=50.0, beta=0.99, warmup=10)",
+    "optim.Lookahead": "(optimizer, k=5, alpha=0.5)",
+    "optim.SAM": "(optimizer, rho=0.05, adaptive=False, eta=0.01)",
+    "optim.SAM.step": "(self, closure)",
+    "optim.Optimizer.evaluating": "(self)",
+    "optim.Optimizer.refresh_batch_norm": "(self, model, batches, forward=None)",
     "optim.Clip": "(max_norm, norm_type=2.0, per_group=False, error_if_nonfinite=False)",
     "optim.Optimizer.averaged": "(self)",
     "optim.Optimizer.step_in_backward": "(self, every=1)",

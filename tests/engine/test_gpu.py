@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from backends import on_gpu
-from cases import ALL, IDS
+from cases import ALL, IDS, MORE, MORE_IDS
 from torch import Tensor, nn
 
 import surefoot as sf
@@ -102,7 +102,11 @@ def same(a: Tensor, b: Tensor, what: str, near: float) -> None:
     assert torch.allclose(a, b, rtol=near, atol=near * size, equal_nan=True), what
 
 
-@pytest.mark.parametrize("case", ALL, ids=IDS)
+EVERY = dict(zip([*IDS, *MORE_IDS], [*ALL, *MORE], strict=True))
+EVERY = {id: case for id, case in EVERY.items() if case[0] != "Muon"}  # for matrices alone: tests/optim/test_muon.py
+
+
+@pytest.mark.parametrize("case", EVERY.values(), ids=EVERY)
 def test_every_optimizer(case):
     sides = Sides(case[0], case[1], torch.float32)
     for seed in range(2):

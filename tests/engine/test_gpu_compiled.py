@@ -55,7 +55,7 @@ CODE = """
         found = [loads(update(rule)) for rule in rules]
         found += [loads(agree(update(rule))) for rule in rules]
         found += [loads(agree(update(rule), "measure")) for rule in rules if rule.terms]
-        assert len(rules) >= 10
+        assert len(rules) >= 30
     elif sys.argv[1] == "tables":
         for rule in rules:
             compiled(gpu_kernels.prepare(rule), PREPARE, COUNTED=True, CLIP="whole", LARGEST=False, SKIP=True)

@@ -69,6 +69,9 @@ def train(make_model, criterion, train_set, val_set, device="cpu"):
 
 def plain_pytorch(recipe: Recipe) -> str:
     """Code of a function `train(make_model, criterion, train_set, val_set, device)` that needs torch alone."""
+    entry = registry.entry(recipe.optimizer)
+    if not hasattr(torch.optim, entry.factory.__name__) or entry.policy is not None:
+        raise UserError(f"plain PyTorch has no {recipe.optimizer} as surefoot's is: train with sf.train")
     optimizer = registry.entry(recipe.optimizer).factory.__name__
     if not hasattr(torch.optim, optimizer):
         raise UserError(f"plain PyTorch has no {optimizer}: choose another optimizer, or train with sf.train")
@@ -98,7 +101,8 @@ def _arguments(recipe: Recipe) -> dict[str, Any]:
     torchs = inspect.signature(entry.factory).parameters  # the names and defaults of torch's class, then our own
     for name in chosen.keys() & set(ENGINE):
         raise UserError(f"plain PyTorch has no {name}: take it out of the recipe's options, or train with sf.train")
-    return {"lr": recipe.lr, **{name: value for name, value in chosen.items() if value != torchs[name].default}}
+    own = {name: value for name, value in chosen.items() if name in torchs and value != torchs[name].default}
+    return {"lr": recipe.lr, **own}
 
 
 def _factor(schedule: str) -> str:

@@ -84,7 +84,9 @@ class Recipe:
         self._set("schedule", str(parse(self.schedule)))
         if self.schedule_every not in ("epoch", "step"):
             raise UserError(f"recipe: schedule_every={self.schedule_every!r} must be epoch or step")
-        self.create_optimizer([torch.zeros(1, 1)])  # the optimizer knows best which of its options can be
+        made: Any = self.create_optimizer([torch.zeros(1, 1)])  # it knows best which of its options can be
+        if not isinstance(made, Optimizer):
+            raise UserError(f"recipe: {self.optimizer} asks for the loss again and again: it is for loops of your own")
 
     def create_optimizer(self, model: Any) -> Optimizer:
         """The recipe's optimizer for a model (or for parameters)."""
