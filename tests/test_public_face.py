@@ -13,7 +13,12 @@ from surefoot import cli
 
 NAMES = {
     sf: "Recipe Run Task UserError metrics optim schedule train",
-    sf.optim: "Adagrad Adam AdamW Clip Norms Optimizer Options RMSprop Report SGD create names",
+    sf.optim: (
+        "ADOPT AGC ASGD AdEMAMix AdaBelief AdaGC Adadelta Adafactor Adagrad Adam AdamW Adamax Adan Clip "
+        "Groups Info LAMB LARS LBFGS LaProp Lion Lookahead MARS Muon NAdam NAdamW Norms Optimizer Options "
+        "Prodigy RAdam RMSprop Report Rprop SAM SGD ScheduleFreeAdamW ScheduleFreeSGD Signum SparseAdam "
+        "SpikeClip StableAdamW Yogi ZClip create info names param_groups"
+    ),
     sf.schedule: "Driver Schedule constant cosine drive linear parse step",
 }
 
@@ -42,6 +47,11 @@ SIGNATURES = {
     "optim.AGC": "(clipping=0.01, eps=0.001)",
     "optim.Clip": "(max_norm, norm_type=2.0, per_group=False, error_if_nonfinite=False)",
     "optim.Optimizer.averaged": "(self)",
+    "optim.Optimizer.eval": "(self)",
+    "optim.Optimizer.evaluating": "(self)",
+    "optim.Optimizer.refresh_batch_norm": "(self, model, batches, forward=None)",
+    "optim.Optimizer.train": "(self)",
+    "optim.ScheduleFreeAdamW.guard": "(self, model)",
     "optim.Optimizer.step_in_backward": "(self, every=1)",
     "optim.Optimizer.state_dict": "(self, format='surefoot')",
     "optim.Optimizer.load_state_dict": "(self, state_dict, keep=())",
