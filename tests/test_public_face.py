@@ -16,8 +16,8 @@ NAMES = {
     sf.optim: (
         "ADOPT AGC ASGD AdEMAMix AdaBelief AdaGC Adadelta Adafactor Adagrad Adam AdamW Adamax Adan Clip "
         "Groups Info LAMB LARS LBFGS LaProp Lion Lookahead MARS Muon NAdam NAdamW Norms Optimizer Options "
-        "Prodigy RAdam RMSprop Report Rprop SAM SGD ScheduleFreeAdamW ScheduleFreeSGD Signum SparseAdam "
-        "SpikeClip StableAdamW Yogi ZClip create info names param_groups"
+        "Prodigy RAdam RMSprop Report Rprop SAM SGD SOAP ScheduleFreeAdamW ScheduleFreeSGD Shampoo Signum "
+        "SparseAdam SpikeClip StableAdamW Yogi ZClip create info names param_groups"
     ),
     sf.schedule: "Driver Schedule constant cosine drive linear parse step",
 }
