@@ -113,6 +113,11 @@ def section(known: Info) -> str:
     """What the page says of one optimizer."""
     given = ", ".join(f"`{name}={value!r}`" for name, value in known.defaults.items())
     kept = ", ".join(f"`{name}`" for name in known.states) or "nothing"
+    measured = ""
+    if known.within is not None:
+        measured = (
+            f"- **Measured**: at this rate, a final loss of at most {known.within:g} times the best optimizer's\n"
+        )
     equation = f"```\n{known.equation}\n```\n\n" if known.equation else ""
     return (
         f"## {known.name}\n\n{known.summary}\n\n{equation}"
@@ -120,8 +125,7 @@ def section(known: Info) -> str:
         f"- **Defaults**: {given}; {known.defaults_from}\n"
         f"- **States**: {kept}: {known.bytes:.3g} bytes a parameter in single precision\n"
         f"- **Suits**: {known.suits}\n"
-        f"- **Weakness**: {known.weakness} ({known.source})\n"
-        f"- **Measured**: at this rate, a final loss of at most {known.within:g} times the best optimizer's\n\n"
+        f"- **Weakness**: {known.weakness} ({known.source})\n{measured}\n"
         f"![the way of {known.name} on two surfaces](optimizers/{known.name}.png)\n"
     )
 

@@ -14,9 +14,9 @@ from surefoot import cli
 NAMES = {
     sf: "Recipe Run Task UserError metrics optim schedule train",
     sf.optim: (
-        "ADOPT AGC ASGD LAMB LARS LBFGS MARS SAM SGD SOAP AdEMAMix AdaBelief AdaGC Adadelta Adafactor Adagrad "
-        "Adam AdamW Adamax Adan Clip Groups Info LaProp Lion Lookahead Muon NAdam NAdamW Norms Optimizer "
-        "Options Prodigy RAdam RMSprop Report Rprop ScheduleFreeAdamW ScheduleFreeSGD Shampoo Signum "
+        "ADOPT AGC ASGD AdEMAMix AdaBelief AdaGC Adadelta Adafactor Adagrad Adam AdamW Adamax Adan Clip "
+        "Groups Info LAMB LARS LBFGS LaProp Lion Lookahead MARS Muon NAdam NAdamW Norms Optimizer Options "
+        "Prodigy RAdam RMSprop Report Rprop SAM SGD SOAP ScheduleFreeAdamW ScheduleFreeSGD Shampoo Signum "
         "SparseAdam SpikeClip StableAdamW Yogi ZClip create info names param_groups"
     ),
     sf.schedule: "Driver Schedule constant cosine drive linear parse step",
@@ -51,10 +51,13 @@ SIGNATURES = {
     "optim.Lookahead": "(optimizer, k=5, alpha=0.5)",
     "optim.SAM": "(optimizer, rho=0.05, adaptive=False, eta=0.01)",
     "optim.SAM.step": "(self, closure)",
-    "optim.Optimizer.evaluating": "(self)",
-    "optim.Optimizer.refresh_batch_norm": "(self, model, batches, forward=None)",
     "optim.Clip": "(max_norm, norm_type=2.0, per_group=False, error_if_nonfinite=False)",
     "optim.Optimizer.averaged": "(self)",
+    "optim.Optimizer.eval": "(self)",
+    "optim.Optimizer.evaluating": "(self)",
+    "optim.Optimizer.refresh_batch_norm": "(self, model, batches, forward=None)",
+    "optim.Optimizer.train": "(self)",
+    "optim.ScheduleFreeAdamW.guard": "(self, model)",
     "optim.Optimizer.step_in_backward": "(self, every=1)",
     "optim.Optimizer.state_dict": "(self, format='surefoot')",
     "optim.Optimizer.load_state_dict": "(self, state_dict, keep=())",

@@ -30,7 +30,7 @@ class Info:
     defaults: the hyper-parameters that `create` uses, and where they come from
     states: bytes for each parameter of a large fp32 matrix, by the states' names
     suits, weakness, source: what it is good for, what it is not, and who says so
-    within: on surefoot's test problems its loss is at most this factor of the best optimizer's
+    within: on surefoot's test problems its loss is at most this factor of the best optimizer's; None: not measured
     """
 
     name: str
@@ -45,7 +45,7 @@ class Info:
     suits: str
     weakness: str
     source: str
-    within: float
+    within: float | None
 
     @property
     def bytes(self) -> float:
@@ -61,8 +61,9 @@ class Info:
             "States": f"{self.bytes:.3g} bytes a parameter: {kept}",
             "Suits": self.suits,
             "Weakness": f"{self.weakness} ({self.source})",
-            "Measured": f"final loss at most {self.within:g} times the best optimizer's (benchmarks/README.md)",
         }
+        if self.within is not None:
+            rows["Measured"] = f"final loss at most {self.within:g} times the best optimizer's (benchmarks/README.md)"
         wrapped = [
             textwrap.fill(f"{key + ':':<10}{text}", 100, subsequent_indent=10 * " ") for key, text in rows.items()
         ]
@@ -103,7 +104,7 @@ def info(name: str) -> Info:
         known["suits"],
         known["weakness"],
         known["source"],
-        known["within"],
+        known.get("within"),
     )
 
 

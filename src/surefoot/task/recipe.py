@@ -61,6 +61,8 @@ class Recipe:
         if not isinstance(self.options, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UserError(f"recipe: options must be names with values, not {self.options!r}")
         entry = registry.entry(self.optimizer)
+        if not issubclass(entry.factory, Optimizer):
+            raise UserError(f"recipe: {self.optimizer} asks for the loss again and again: it is for loops of your own")
         # TOML knows lists, optimizers want tuples
         given = {str(k): v for k, v in self.options.items() if v is not None}
         options = {k: tuple(cast("list[Any]", v)) if isinstance(v, list) else v for k, v in given.items()}
@@ -84,9 +86,7 @@ class Recipe:
         self._set("schedule", str(parse(self.schedule)))
         if self.schedule_every not in ("epoch", "step"):
             raise UserError(f"recipe: schedule_every={self.schedule_every!r} must be epoch or step")
-        made: Any = self.create_optimizer([torch.zeros(1, 1)])  # it knows best which of its options can be
-        if not isinstance(made, Optimizer):
-            raise UserError(f"recipe: {self.optimizer} asks for the loss again and again: it is for loops of your own")
+        self.create_optimizer([torch.zeros(1, 1)])  # the optimizer knows best which of its options can be
 
     def create_optimizer(self, model: Any) -> Optimizer:
         """The recipe's optimizer for a model (or for parameters)."""
