@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import io
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
+from backends import reference_only
 from cases import ALL, CASES, IDS
 from test_dropin import layout
 from test_options import same
@@ -336,6 +338,45 @@ def vandalize(saved: dict) -> None:
         group["lr"].fill_(7)
         group["param_names"].clear()
         group["weight_decay"] = 7
+
+
+# --- numbers that go on from step to step --------------------------------------------------------------------------
+
+NUMBERS = {"NAdam": ("mu_product",), "ASGD": ("eta", "mu")}
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize("plain", [False, True], ids=["tensors", "plain"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_are_taken_up_in_double_precision(name, plain, backend):
+    """torch saves them in single, and some of its versions as plain numbers."""
+    params, reference = trained(getattr(torch.optim, name))
+    saved = copy.deepcopy(reference.state_dict())
+    for kept in saved["state"].values():
+        kept |= {key: kept[key].item() if plain else kept[key].reshape(1) for key in NUMBERS[name]}
+    others = parameters()
+    opt = getattr(sf.optim, name)(others.items())
+    put(others, params)
+    opt.load_state_dict(saved)
+    for p, q in zip(others.values(), params.values(), strict=True):
+        for key in NUMBERS[name]:
+            value = opt.state[p][key]
+            assert (value.dtype, value.shape, value.device.type) == (torch.float64, (), "cpu")
+            assert value.item() == reference.state[q][key].item()
+    with reference_only() if backend == "reference" else nullcontext():
+        steps(others, opt, 3, 5)
+    steps(params, reference, 3, 5)
+    torch.testing.assert_close(others, params, rtol=1e-6, atol=1e-8)
+    assert is_compiled(opt) == (backend == "compiled")
+
+
+@pytest.mark.parametrize("value", [torch.ones(3), "1", None], ids=["tensor", "text", "None"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_what_is_no_number_is_refused(name, value):
+    opt = trained(getattr(sf.optim, name))[1]
+    saved = opt.state_dict()
+    saved["state"][1][NUMBERS[name][-1]] = value
+    assert_refused(opt, saved, f"does not fit: {NUMBERS[name][-1]} of b must be a number")
 
 
 # --- torch's format ------------------------------------------------------------------------------------------------
