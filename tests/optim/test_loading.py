@@ -11,7 +11,7 @@ import pytest
 import torch
 from backends import reference_only
 from cases import ALL, CASES, IDS
-from test_dropin import layout
+from test_dropin import SINGLE, layout
 from test_options import same
 from torch import Tensor, nn
 
@@ -197,18 +197,27 @@ def test_what_is_no_optimizers_state_is_refused(saved):
 OTHERS = {
     "SGD with momentum": ("SGD", {"momentum": 0.9}),
     "RMSprop, all": ("RMSprop", {"momentum": 0.9, "centered": True}),
-    **{name: (name, {}) for name in [*NAMES, "Adadelta", "Adamax", "ASGD", "NAdam", "RAdam", "Rprop"]},
+    **{name: (name, {}) for name in NAMES},
+}
+ADAMS = ("Adam", "AdamW")
+# who finds in these others' checkpoints all that it needs: RAdam also Adam's moments, which mean the same there
+AT_HOME = {"RAdam": ADAMS, "Adam": ADAMS, "AdamW": ADAMS}
+AT_HOME_BEFORE_THE_FIRST_STEP = {  # there are hyper-parameters alone, and those of Adam with others besides
+    **AT_HOME,
+    "RAdam": (*ADAMS, "Adamax", "NAdam"),
+    "Adamax": (*ADAMS, "NAdam", "RAdam"),
 }
 PAIRS = [
-    (theirs, ours)
+    (theirs, ours, stepped)
     for theirs in OTHERS
     for ours in NAMES
-    if OTHERS[theirs][0] != ours and not {theirs, ours} <= {"Adam", "AdamW"}  # which share all their numbers
+    for stepped in (True, False)
+    if theirs not in (AT_HOME if stepped else AT_HOME_BEFORE_THE_FIRST_STEP).get(ours, ())
+    if OTHERS[theirs][0] != ours
 ]
 
 
-@pytest.mark.parametrize("stepped", [True, False], ids=["stepped", "fresh"])
-@pytest.mark.parametrize(("theirs", "ours"), PAIRS)
+@pytest.mark.parametrize(("theirs", "ours", "stepped"), PAIRS)
 def test_a_checkpoint_of_another_algorithm_is_refused(theirs, ours, stepped):
     name, options = OTHERS[theirs]
     params = parameters()
@@ -224,8 +233,9 @@ def test_a_state_with_something_strange_in_it_is_refused(name):
     """Such as that of an algorithm with the same hyper-parameters."""
     opt = trained(getattr(sf.optim, name))[1]
     saved = opt.state_dict()
-    saved["state"].setdefault(1, {})["exp_inf"] = torch.zeros(5)
-    assert_refused(opt, saved, f"not of {name}: for b it holds exp_inf")
+    strange = "exp_inf" if name != "Adamax" else "exp_avg_sq"
+    saved["state"].setdefault(1, {})[strange] = torch.zeros(5)
+    assert_refused(opt, saved, f"not of {name}: for b it holds {strange}")
 
 
 def test_an_amsgrad_state_that_is_not_whole_is_refused():
@@ -406,7 +416,8 @@ def test_torchs_format_is_torchs(name, options):
     put(theirs, ours)
     steps(ours, opt, 4, 6)
     steps(theirs, reference, 4, 6)
-    torch.testing.assert_close(list(ours.values()), list(theirs.values()), rtol=1e-9, atol=1e-12)
+    rtol = 1e-6 if name in SINGLE else 1e-9
+    torch.testing.assert_close(list(ours.values()), list(theirs.values()), rtol=rtol, atol=rtol / 1000)
 
 
 def test_our_format_has_the_averages_and_the_factors():
