@@ -144,7 +144,8 @@ def test_the_error_is_at_most_twice_the_references(case, engine, kinds, seed, ba
     name, options = case
     if engine in OTHER_KERNELS and name != "AdamW":
         kinds = [{**kind, "dtype": torch.float32} for kind in kinds]
-        options = {**options, "weight_decay": 0}  # added to the gradient, it could bring a sum of them near zero
+        if "weight_decay" in options:
+            options = {**options, "weight_decay": 0}  # added to the gradient, it could bring a sum of them near zero
     arguments = (kinds, (name, options), ENGINE[engine], seed, bad_step)
     ours = trajectory(*arguments)
     with reference_only():
@@ -361,7 +362,8 @@ def test_a_nan_stays_where_it_is(name, options, place):
     opt = getattr(sf.optim, name)([p], **options)
     opt.step()
     assert is_compiled(opt)
-    assert p.isnan().nonzero().tolist() == [[place]]
+    # the sign of what is no number is 0, in torch's Rprop too: there it does not even reach the parameter
+    assert p.isnan().nonzero().tolist() == ([[place]] if name != "Rprop" else [])
 
 
 def test_a_clipped_nan_stays_a_nan():

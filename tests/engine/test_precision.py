@@ -13,6 +13,7 @@ from test_rounding import HALVES, parameters, unit
 from torch import nn
 
 import surefoot as sf
+from surefoot.engine import states
 from surefoot.engine.options import Options
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
@@ -34,10 +35,13 @@ USUAL = [("SGD", {"lr": 0.05, "momentum": 0.9}), ("AdamW", {})]
 
 
 def right(case: tuple[str, dict], opt: sf.optim.Optimizer, params: list[nn.Parameter]) -> list[dict[str, torch.Tensor]]:
-    """What parameters and states should be after the step, by torch in double precision, and a doubt left open."""
+    """What parameters and states should be after the step, by torch in double precision, and a doubt left open.
+
+    The signs that Rprop goes by are those of what both sides hold, and no gradient is near zero: there is no doubt.
+    """
     name, options = case
     group, engine = opt.param_groups[0], opt.options
-    decay = group["weight_decay"] if name == "AdamW" else 0  # the rest decays through the gradient
+    decay = group["weight_decay"] if opt.decoupled(group) else 0  # the rest decays through the gradient
     grads = [p.grad.double() for p in params]
     if engine.clip_norm is not None:
         # a sum of thousands: in extended precision, or it would be what errs
@@ -52,7 +56,10 @@ def right(case: tuple[str, dict], opt: sf.optim.Optimizer, params: list[nn.Param
     twin = getattr(torch.optim, name)(after, **{**options, "weight_decay": 0} if decay else options)
     for p, q, g in zip(params, after, grads, strict=True):
         q.grad = g
-        twin.state[q].update({k: t.to(t if k == "step" else q, copy=True) for k, t in opt.state.get(p, {}).items()})
+        kept = dict(opt.state.get(p, {}))
+        if not kept and opt.rule(group).start:  # what is stored at first, such as Rprop's first size, is rounded, too
+            states.start(opt.rule(group), group, p, kept, engine)
+        twin.state[q].update({k: t.to(t if k == "step" else q, copy=True) for k, t in kept.items()})
     twin.step()
     torch.set_default_dtype(torch.float32)
     found = []
@@ -60,10 +67,11 @@ def right(case: tuple[str, dict], opt: sf.optim.Optimizer, params: list[nn.Param
     for x, q, g in zip(before, after, grads, strict=True):
         moved = x - q.detach()
         if engine.cautious:
-            g = (-g if group["maximize"] else g) + (0 if decay else group["weight_decay"]) * x
+            g = (-g if group["maximize"] else g) + (0 if decay else group.get("weight_decay", 0)) * x
             agrees = moved * g > 0
-            # a direction that is zero but for rounding may count or not
-            doubt = (moved.abs() < 1e-6 * group["lr"]).sum() / (agrees.sum() + 1) * moved.abs()
+            # a direction that is zero but for rounding may count or not; where Rprop does not move, it is zero
+            unsure = (moved.abs() < 1e-6 * group["lr"]) & (moved != 0)
+            doubt = unsure.sum() / (agrees.sum() + 1) * moved.abs()
             moved = torch.where(agrees, moved * x.numel() / (agrees.sum() + 1), 0)
         kept = {key: value for key, value in twin.state[q].items() if key not in ("step", "ema", "master")}
         found.append({"parameter": x - moved - group["lr"] * decay * x, "doubt": doubt, **kept})

@@ -19,6 +19,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 import surefoot as sf
 
+pytestmark = pytest.mark.usefixtures("numbers_in_double")
+
 NAMES = list(CASES)
 MODULES = (sf.optim, torch.optim)
 
@@ -65,7 +67,7 @@ SCHEDULERS = {
     "ExponentialLR": lambda opt: lr_scheduler.ExponentialLR(opt, 0.8),
     "CosineAnnealingLR": lambda opt: lr_scheduler.CosineAnnealingLR(opt, 6),
     "CosineAnnealingWarmRestarts": lambda opt: lr_scheduler.CosineAnnealingWarmRestarts(opt, 3, 2),
-    "OneCycleLR": lambda opt: lr_scheduler.OneCycleLR(opt, 0.1, 12, cycle_momentum="sgd" in str(type(opt)).lower()),
+    "OneCycleLR": lambda opt: lr_scheduler.OneCycleLR(opt, 0.1, 12, cycle_momentum=type(opt).__name__ == "SGD"),
     "CyclicLR": lambda opt: lr_scheduler.CyclicLR(opt, 1e-3, 0.1, 3, cycle_momentum=False),
     "SequentialLR": lambda opt: lr_scheduler.SequentialLR(
         opt, [lr_scheduler.LinearLR(opt, 0.1, total_iters=3), lr_scheduler.CosineAnnealingLR(opt, 5)], [3]

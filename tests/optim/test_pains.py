@@ -272,7 +272,8 @@ def test_p19_distributed_checkpoints_find_a_state_before_the_first_step(name, en
     """P-19: torch.distributed.checkpoint takes a step with a rate of 0 to have states; nothing may move by it."""
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
-    options = {"weight_decay": 0.1, **({"momentum": 0.9} if name == "SGD" else {}), **engine}
+    options = {**({} if name == "Rprop" else {"weight_decay": 0.1}), **engine}
+    options |= {"momentum": 0.9} if name == "SGD" else {}
 
     def build() -> tuple[nn.Module, sf.optim.Optimizer]:
         torch.manual_seed(0)
@@ -402,7 +403,7 @@ def test_p28_averages_of_a_compiled_model_find_the_plain_one():
 # --- P-29: a NaN stays for ever ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "Rprop"])  # the sign of a NaN is 0
 def test_p29_one_bad_gradient_does_not_poison_the_state(name):
     """P-29: after one NaN torch's parameter is NaN for good."""
     for module, options in ((torch.optim, {}), (sf.optim, {"skip_nonfinite": True})):

@@ -18,7 +18,7 @@ from surefoot.optim import Clip
 
 BACKENDS = ["compiled", "reference"]
 SHAPES = {"a": (4, 3), "b": (5,), "idle": (2,), "c": (2, 3, 2)}  # idle has no gradient
-MOMENTUM = {"SGD": "momentum_buffer", "RMSprop": "momentum_buffer", "Adam": "exp_avg", "AdamW": "exp_avg"}
+ADAMS = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam")
 
 
 def build(name: str, options: dict, backend: str = "compiled", named: bool = True, dtype: torch.dtype = torch.float64):
@@ -64,8 +64,9 @@ def assert_report(opt: sf.optim.Optimizer, params: dict, before: dict, state: st
 
 def momentum(name: str, options: dict) -> str | None:
     """The state that averages gradients, if there is one."""
-    has_one = name in ("Adam", "AdamW") or options.get("momentum", 0) > 0
-    return MOMENTUM[name] if has_one else None
+    if name in ADAMS:
+        return "exp_avg"
+    return "momentum_buffer" if options.get("momentum", 0) > 0 else None
 
 
 # --- the numbers ---------------------------------------------------------------------------------------------------

@@ -79,6 +79,15 @@ def test_terms_keep_to_the_form(rule):
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_numbers_are_written_out_one_by_one(rule):
+    """Triton's interpreter takes an unpacked tuple, and its compiler refuses it."""
+    for function in (rule.scalars, rule.factors):
+        if function is not None:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+            assert not any(isinstance(node, ast.Starred) for node in ast.walk(tree))
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_a_rule_is_short(rule):
     """At most 15 lines of arithmetic."""
     functions = [each for each in (rule.scalars, rule.terms, rule.factors, rule.direction) if each is not None]

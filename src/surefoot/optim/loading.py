@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -167,7 +168,10 @@ def _state(
     name: str,
     found: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The saved state of one parameter, laid out in memory as the parameter, in the dtype it was saved in."""
+    """The saved state of one parameter, laid out in memory as the parameter, in the dtype it was saved in.
+
+    Numbers are in double precision, on the CPU.
+    """
     shapes = {**shapes, **_coded(found, p)}
     strange = found.keys() - known - shapes.keys() - {"step", AVERAGE, MASTER, SLOW}
     if strange:
@@ -180,9 +184,11 @@ def _state(
         raise UserError(f"the checkpoint is not of {rule.name}: for {name} it holds no {', '.join(missing)}")
     kept: dict[str, Any] = {}
     for key, value in found.items():
-        if not isinstance(value, Tensor):
+        if key in rule.numbers:
+            kept[key] = _number(value, f"{key} of {name}")
+        elif not isinstance(value, Tensor):
             kept[key] = copy.deepcopy(value)
-        elif key in ("step", *rule.numbers):
+        elif key == "step":
             kept[key] = value.detach().cpu().clone()
         elif value.shape != shapes.get(key, p.shape):
             saved_shape, shape = tuple(value.shape), tuple(shapes.get(key, p.shape))
@@ -193,6 +199,13 @@ def _state(
         else:
             kept[key] = torch.empty_like(p, dtype=value.dtype, requires_grad=False).copy_(value.detach())
     return kept
+
+
+def _number(value: object, what: str) -> Tensor:
+    """A number that goes on from step to step, as ours are kept; some versions of torch saved plain ones."""
+    if not (isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)):
+        raise UserError(f"the checkpoint does not fit: {what} must be a number")
+    return torch.as_tensor(value).detach().to("cpu", torch.float64, copy=True).reshape(())
 
 
 def _coded(found: Mapping[str, Any], p: Tensor) -> dict[str, tuple[int, ...]]:
