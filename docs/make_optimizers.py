@@ -88,6 +88,7 @@ def draw(name: str, file: Path) -> None:
     """The ways on both surfaces, as a picture."""
     import matplotlib as mpl
     import numpy as np
+    from PIL import Image
 
     mpl.use("agg")
     mpl.rcParams["font.size"] = 8
@@ -107,6 +108,7 @@ def draw(name: str, file: Path) -> None:
     file.parent.mkdir(exist_ok=True)
     figure.savefig(file, dpi=100)
     plt.close(figure)
+    Image.open(file).quantize(32).save(file, optimize=True)
 
 
 def section(known: Info) -> str:
