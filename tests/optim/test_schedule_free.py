@@ -205,6 +205,11 @@ def test_copies_know_where_training_was(clone):
     assert torch.equal(q, y)
 
 
+def test_a_second_average_over_it_is_refused():
+    with pytest.raises(sf.UserError, match="Lookahead: ScheduleFreeSGD averages its own steps"):
+        sf.optim.Lookahead(sf.optim.ScheduleFreeSGD([nn.Parameter(torch.ones(1))]))
+
+
 def test_parameters_that_never_moved_are_their_own_average():
     a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     opt = sf.optim.ScheduleFreeSGD([a, b], lr=0.1)

@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from surefoot.errors import UserError
 from surefoot.optim.loading import SLOW
+from surefoot.optim.schedule_free import ScheduleFree
 
 COUNT = "lookahead_step"  # in the first group: how many steps were taken
 
@@ -26,12 +27,12 @@ class Lookahead:
     and the count are in the optimizer's state, and so in its `state_dict`: make the Lookahead before you load one.
 
     Args:
-        optimizer: what takes the fast steps
+        optimizer: what takes the fast steps; not one of the Schedule-Free, which average steps themselves
         k: how many of them
         alpha: the share
 
     Raises:
-        UserError: for k or alpha out of range
+        UserError: for k or alpha out of range, or an optimizer that cannot be
 
     Source: Zhang et al. 2019, "Lookahead optimizer: k steps forward, 1 step back" (arXiv:1907.08610), algorithm 1.
 
@@ -52,6 +53,8 @@ class Lookahead:
             raise UserError(f"Lookahead: k={k!r}: it must be a whole number, 1 or more")
         if not (isinstance(alpha, int | float) and 0 <= alpha <= 1):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UserError(f"Lookahead: alpha={alpha!r}: it must be a number from 0 to 1")
+        if isinstance(optimizer, ScheduleFree):
+            raise UserError(f"Lookahead: {type(optimizer).__name__} averages its own steps: use it alone")
         self.optimizer, self.k, self.alpha = optimizer, k, alpha
         self._before: RemovableHandle = optimizer.register_step_pre_hook(self._begin)
         self._after: RemovableHandle = optimizer.register_step_post_hook(self._step)
