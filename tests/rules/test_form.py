@@ -63,6 +63,15 @@ def test_direction_keeps_to_the_form(rule):
     assert not rule.whole or arguments[-2:] == ["lr", "decay"]
 
 
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_scalars_keep_to_what_triton_compiles(rule):
+    """Numbers and powers are allowed there, but neither functions of one's own nor stars nor comprehensions."""
+    nodes = [*ast.walk(ast.parse(textwrap.dedent(inspect.getsource(rule.scalars))))]
+    called = {node.func.id for node in nodes if isinstance(node, ast.Call)}
+    assert called <= {*OPERATIONS, "log"}
+    assert not any(isinstance(node, ast.Starred | ast.GeneratorExp | ast.ListComp | ast.IfExp) for node in nodes)
+
+
 @pytest.mark.parametrize("rule", [rule for rule in RULES.values() if rule.terms], ids=lambda rule: rule.name)
 def test_terms_keep_to_the_form(rule):
     assert problems(rule.terms) == []

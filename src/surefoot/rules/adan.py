@@ -9,8 +9,8 @@ from surefoot.rules.rule import Rule, X, sqrt
 
 
 def scalars(t: X, beta1: X, beta2: X, beta3: X, eps: X):
-    corrections = 1 - beta1**t, beta2 / (1 - beta2**t), (1 - beta3**t) ** 0.5
-    return beta1, 1 - beta1, beta2, 1 - beta2, beta3, 1 - beta3, *corrections, 1.0 * (t > 1), 1.0, eps
+    bias1, ahead, root3 = 1 - beta1**t, beta2 / (1 - beta2**t), (1 - beta3**t) ** 0.5
+    return beta1, 1 - beta1, beta2, 1 - beta2, beta3, 1 - beta3, bias1, ahead, root3, 1.0 * (t > 1), 1.0, eps
 
 
 def direction(

@@ -14,9 +14,10 @@ def scalars(
     bias = where(use_bias_correction > 0, (1 - beta2**t) ** 0.5 / (1 - beta1**t), 1.0)
     weight = d / d0 * where(safeguard_warmup > 0, d, d * lr * bias)
     learns = 1.0 * (lr > 0)  # a group at rest neither learns nor is asked
+    kept3, kept1, kept2 = 1 - learns + learns * beta3, 1 - learns + learns * beta1, 1 - learns + learns * beta2
+    alpha1, alpha2 = learns * d * (1 - beta1), learns * d * d * (1 - beta2)
     gained = learns * d / d0 * d * lr * bias
-    kept = 1 - learns + learns * beta3, 1 - learns + learns * beta1, 1 - learns + learns * beta2
-    return *kept, learns, learns * weight, learns * d * (1 - beta1), learns * d * d * (1 - beta2), gained, d * bias, eps
+    return kept3, kept1, kept2, learns, learns * weight, alpha1, alpha2, gained, d * bias, eps
 
 
 def terms(

@@ -30,8 +30,8 @@ def scalars(
     weight = t**r * lr_max**weight_lr_power
     weight_sum = weight_sum + weight
     c = weight / maximum(weight_sum, 1e-300)
-    second = beta2, 1 - beta2, (1 - beta2**t) ** 0.5
-    return c, ramp * (1 - beta1 * (1 - c)), ramp, *second, eps, lr_max, weight_sum
+    step = ramp * (1 - beta1 * (1 - c))
+    return c, step, ramp, beta2, 1 - beta2, (1 - beta2**t) ** 0.5, eps, lr_max, weight_sum
 
 
 def direction(
