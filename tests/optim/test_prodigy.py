@@ -7,6 +7,7 @@ import math
 import pickle
 from contextlib import nullcontext
 
+import processes
 import pytest
 import torch
 from backends import on_gpu, reference_only
@@ -187,3 +188,30 @@ def test_a_gpu_is_not_waited_for(monkeypatch):
     other.load_state_dict(opt.state_dict())  # from the device to here
     steps(others, other, 6, 7)
     assert running(other)[0] == running(other)[1]
+
+
+def sharded(rank, world, folder):
+    """Two processes with half of each parameter find the rate that one finds, compiled or not."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (world,))
+    for lr in (1.0, torch.tensor(1.0)):  # tensors are for the reference backend
+        whole = pair()
+        parts = [nn.Parameter(distribute_tensor(p.detach(), mesh, [Shard(0)])) for p in whole]
+        opts = [sf.optim.Prodigy(params, lr=lr) for params in (whole, parts)]
+        for t in range(10):
+            torch.manual_seed(t)
+            for p, q in zip(whole, parts, strict=True):
+                p.grad = p.detach() + 0.3 * torch.randn_like(p)
+                q.grad = distribute_tensor(p.grad, mesh, [Shard(0)])
+            for opt in opts:
+                opt.step()
+        assert running(opts[0])[0] == pytest.approx(running(opts[1])[0], rel=1e-5)
+        assert running(opts[1])[0][0] > 1e-6
+        for p, q in zip(whole, parts, strict=True):
+            torch.testing.assert_close(p.detach(), q.full_tensor().detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_shards_find_the_rate_together(tmp_path):
+    processes.run(sharded, tmp_path)

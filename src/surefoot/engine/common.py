@@ -11,6 +11,7 @@ from torch import Tensor
 from surefoot.engine import gpu, reference
 from surefoot.engine.options import Options
 from surefoot.engine.plan import Plan
+from surefoot.engine.sums import whole
 from surefoot.engine.update import Scales, Update
 from surefoot.rules.rule import Rule
 
@@ -31,7 +32,7 @@ def settle(plan: Plan, updates: Sequence[Update], scales: Scales, options: Optio
             update = updates[item.group]
             if update.rule is rule and item.p.grad is not None:
                 now = reference.begin(item, update, options, scales)
-                parts.append(torch.stack(reference.terms(rule, now)))
+                parts.append(torch.stack([whole(term) for term in reference.terms(rule, now)]))
         if parts:
             sums = torch.stack([part.to(parts[0].device, torch.float64) for part in parts]).sum(0)
             for update in updates:

@@ -69,7 +69,7 @@ def numbers(values: Sequence[Tensor]) -> list[float]:
 
     Of a DTensor's shards the whole is put together: all processes must ask.
     """
-    values = [_whole(value) for value in values]
+    values = [whole(value) for value in values]
     found = [0.0] * len(values)
     for kind in {(value.device, value.dtype) for value in values}:
         places = [i for i, value in enumerate(values) if (value.device, value.dtype) == kind]
@@ -79,5 +79,6 @@ def numbers(values: Sequence[Tensor]) -> list[float]:
     return found
 
 
-def _whole(value: Any) -> Tensor:
+def whole(value: Any) -> Tensor:
+    """A number that may be spread over processes, which must all ask."""
     return value.full_tensor() if hasattr(value, "full_tensor") else value
