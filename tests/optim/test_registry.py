@@ -76,7 +76,7 @@ def test_options_reach_the_optimizer():
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("adanw", {}, "unknown optimizer adanw: did you mean adamw"),
+        ("adammw", {}, "unknown optimizer adammw: did you mean adamw"),
         ("zzz", {}, "known are adabelief, adadelta"),
         ("adam", {"weight_deacy": 1}, "unknown option of adam weight_deacy: did you mean weight_decay?"),
         ("sgd", {"params": []}, "unknown option of sgd params"),
