@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
-from surefoot.engine.factored import Factored
+from surefoot.engine.matrix.factored import Factored
 from surefoot.engine.options import Given
 from surefoot.optim.optimizer import Group, Optimizer, are_numbers, is_number, options
 from surefoot.rules.adafactor import adafactor

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
-from surefoot.engine.muon import Orthogonal
+from surefoot.engine.matrix.muon import Orthogonal
 from surefoot.engine.options import Given
 from surefoot.errors import UserError, unknown
 from surefoot.optim.optimizer import Group, Optimizer, are_numbers, options

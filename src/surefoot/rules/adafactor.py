@@ -1,7 +1,7 @@
 """Adafactor: Adam's second moment from the means of rows and columns, no momentum, and a rate in shares of the weights.
 
 Shazeer & Stern 2018, "Adafactor: adaptive learning rates with sublinear memory cost" (arXiv:1804.04235), algorithm 4.
-The update, rate included, is made by the engine (`surefoot.engine.factored`); what is left is weight decay.
+The update, rate included, is made by the engine (`surefoot.engine.matrix.factored`); what is left is weight decay.
 """
 
 from surefoot.rules.rule import Rule, X

@@ -1,7 +1,7 @@
 """Muon: momentum of matrices, made orthogonal.
 
 Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks" (kellerjordan.github.io/posts/muon). What
-is made of gradient and momentum comes from the engine (`surefoot.engine.muon`); the rule keeps the momentum.
+is made of gradient and momentum comes from the engine (`surefoot.engine.matrix.muon`); the rule keeps the momentum.
 """
 
 from surefoot.rules.rule import Rule, X
