@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surefoot.engine.matrix.stacks import alike, eigenvectors, gram, matrices, orthonormal, put
+from surefoot.engine.matrix.stacks import alike, eigenvectors, gram, matrices, put
 from surefoot.engine.precondition import Member
 
 SIDES = ("row", "column")
@@ -95,14 +95,11 @@ class _Step:
         for side, q in basis.items():
             moved = self.kept(f"{side}_gram") @ q
             order = (q * moved).sum(-2).argsort(-1, descending=True)
-            by_column = order[:, None, :].expand_as(moved)
-            new[side] = orthonormal(moved.gather(-1, by_column))
+            # by Householder's reflections: Cholesky's decomposition, taken twice, was three times as slow
+            new[side] = torch.linalg.qr(moved.gather(-1, order[:, None, :].expand_as(moved)))[0]
             self.put(f"{side}_basis", new[side])
-            v = (
-                v.gather(-2, order[:, :, None].expand_as(v))
-                if side == "row"
-                else v.gather(-1, order[:, None, :].expand_as(v))
-            )
+            along, places = (-2, order[:, :, None]) if side == "row" else (-1, order[:, None, :])
+            v = v.gather(along, places.expand_as(v))
         return _into(m, new), v
 
 

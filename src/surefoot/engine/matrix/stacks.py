@@ -65,20 +65,3 @@ def eigenvectors(grams: Tensor) -> tuple[Tensor, Tensor] | None:
         log.warning(f"eigenvectors of a preconditioner could not be found, the old ones are kept: {error}")
         return None
     return values.flip(-1), vectors.flip(-1)
-
-
-def orthonormal(x: Tensor) -> Tensor:
-    """Q of the QR decomposition of a stack [k, n, n], up to signs.
-
-    By Cholesky's decomposition, twice, which is exact enough where columns are nearly orthogonal (Yamamoto et al. 2015,
-    ETNA 44); where it is not, by Householder's reflections, several times as slow.
-    """
-    norms = torch.linalg.vector_norm(x, dim=-2, keepdim=True)
-    q = x / torch.where(norms > 0, norms, 1)
-    for _ in range(2):
-        factor, failed = torch.linalg.cholesky_ex(q.mT @ q)
-        if failed.any():
-            return torch.linalg.qr(x)[0]
-        q = torch.linalg.solve_triangular(factor.mT, q, upper=True, left=False)
-    error = (q.mT @ q).diagonal_scatter(torch.zeros_like(norms[..., 0, :]), dim1=-2, dim2=-1).abs().amax()
-    return q if error < 1e-4 else torch.linalg.qr(x)[0]
