@@ -38,6 +38,8 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/low_precision.py
 	$(BIN)/python benchmarks/backward_memory.py
 	$(BIN)/python benchmarks/sharded.py
+	$(BIN)/python benchmarks/matrix.py
+	$(BIN)/python benchmarks/optimizers.py
 	$(BIN)/python benchmarks/tasks.py
 
 .venv/ready: pyproject.toml constraints.txt
