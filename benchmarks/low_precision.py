@@ -24,6 +24,7 @@ CONTESTANTS = {  # dtype of the parameters, options
     "fp16, states fp32": (torch.float16, {"state_dtype": "fp32"}),
     "fp16, states fp32, stochastic": (torch.float16, {"state_dtype": "fp32", "rounding": "stochastic"}),
     "fp32, states bf16": (torch.float32, {"state_dtype": "bf16"}),
+    "fp32, states in 8 bits": (torch.float32, {"state_dtype": "8bit"}),
 }
 ROUNDS = 25
 

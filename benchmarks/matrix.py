@@ -4,7 +4,8 @@
 
 Muon stands against torch.optim.Muon with torch's fused AdamW for what is no hidden matrix; SOAP and Shampoo against
 pytorch_optimizer's, with preconditioners worked out every ten steps on both sides. Both take turns, round after round,
-a round is as many steps as it takes to work them out once, and figures are medians over the rounds. Bar: 0.7.
+a round is as many steps as it takes to work them out once, and figures are medians over the rounds. Gradients change
+from step to step: of one that stays the same, preconditioners would have no full rank. Bar: 0.7.
 """
 
 from __future__ import annotations
@@ -20,17 +21,24 @@ from torch import nn
 
 import surefoot as sf
 
+POOL = 16  # gradients of a shape
 HIDDEN = [shape for shape in BLOCK if len(shape) == 2]
 REST = [(8192, WIDTH), (256, WIDTH), *[shape for shape in BLOCK if len(shape) == 1]]
 
 
 def parameters(shapes: list[tuple[int, ...]]) -> list[nn.Parameter]:
-    """Parameters with gradients, the same at each call."""
+    """Parameters, the same at each call."""
     torch.manual_seed(0)
-    params = [nn.Parameter(0.02 * torch.randn(shape)) for shape in shapes]
-    for p in params:
-        p.grad = torch.randn_like(p)
-    return params
+    return [nn.Parameter(0.02 * torch.randn(shape)) for shape in shapes]
+
+
+def gradients(optimizers: list[Any], pool: dict[torch.Size, list[torch.Tensor]], step: int) -> None:
+    """Give every parameter the gradient of a step; those of one shape have different ones."""
+    for optimizer in optimizers:
+        for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+            if p.shape not in pool:
+                pool[p.shape] = [torch.randn_like(p) for _ in range(POOL)]
+            p.grad = pool[p.shape][(step + 5 * i) % POOL]
 
 
 def contestants(name: str, layers: int) -> tuple[list[Any], list[Any], int]:
@@ -64,18 +72,19 @@ def main() -> None:
     print("| optimizer | ours, ms a step | theirs, ms a step | ratio |\n|---|---|---|---|")
     for name in args.names:
         ours, theirs, steps = contestants(name, args.layers)
-        for side in (ours, theirs):  # the first step makes the states
-            for optimizer in side:
-                optimizer.step()
+        pool: dict[torch.Size, list[torch.Tensor]] = {}
         times: list[list[float]] = [[], []]
-        for _ in range(args.rounds):
+        for turn in range(args.rounds + 1):
             for side, found in zip((ours, theirs), times, strict=True):
-                began = time.perf_counter()
-                for _ in range(steps):
+                took = 0.0
+                for step in range(steps):
+                    gradients(side, pool, turn * steps + step)
+                    began = time.perf_counter()
                     for optimizer in side:
                         optimizer.step()
-                found.append(1e3 * (time.perf_counter() - began) / steps)
-        a, b = (statistics.median(found) for found in times)
+                    took += time.perf_counter() - began
+                found.append(1e3 * took / steps)
+        a, b = (statistics.median(found[1:]) for found in times)  # the first round makes the states
         print(f"| {name} | {a:.0f} | {b:.0f} | {a / b:.2f} |", flush=True)
 
 

@@ -30,12 +30,11 @@ def trained(task: str, optimizer: str, seeds: int) -> list[float]:
     """The best validation loss of each seed; infinite where the training failed."""
     losses: list[float] = []
     whole = load(task)
+    recipe = whole.recipe.replace(optimizer=optimizer, lr=sf.Recipe(optimizer=optimizer).lr, options={})
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
             try:
-                run = sf.train(
-                    whole, whole.recipe.replace(optimizer=optimizer, seed=seed), Path(folder) / "run", quiet=True
-                )
+                run = sf.train(whole, recipe.replace(seed=seed), Path(folder) / "run", quiet=True)
             except sf.UserError as error:
                 print(f"{task} {optimizer} {seed}: {error}", flush=True)
                 losses.append(math.inf)

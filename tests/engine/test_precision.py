@@ -69,9 +69,8 @@ def right(case: tuple[str, dict], opt: sf.optim.Optimizer, params: list[nn.Param
         if engine.cautious:
             g = (-g if group["maximize"] else g) + (0 if decay else group.get("weight_decay", 0)) * x
             agrees = moved * g > 0
-            # a direction that is zero but for rounding may count or not; where Rprop does not move, it is zero
-            unsure = (moved.abs() < 1e-6 * group["lr"]) & (moved != 0)
-            doubt = unsure.sum() / (agrees.sum() + 1) * moved.abs()
+            if name != "Rprop":  # a direction that is zero but for rounding may count or not; of Rprop's none is
+                doubt = (moved.abs() < 1e-6 * group["lr"]).sum() / (agrees.sum() + 1) * moved.abs()
             moved = torch.where(agrees, moved * x.numel() / (agrees.sum() + 1), 0)
         kept = {key: value for key, value in twin.state[q].items() if key not in ("step", "ema", "master")}
         found.append({"parameter": x - moved - group["lr"] * decay * x, "doubt": doubt, **kept})

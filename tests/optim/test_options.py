@@ -531,9 +531,11 @@ def test_optimizers_by_name_take_the_options(name, engine):
 
 def test_recipes_take_the_options():
     engine = {"clip_value": 0.5, "cautious": True, "ema": 0.75, "skip_nonfinite": True, "zero_grad_in_step": True}
-    recipe = sf.Recipe(optimizer="adam", options=engine)
+    recipe = sf.Recipe(optimizer="adam", ema=0.75, options={k: v for k, v in engine.items() if k != "ema"})
     assert recipe.create_optimizer(nn.Linear(2, 2)).options == sf.optim.Options(**engine)
     assert sf.Recipe.from_toml(recipe.to_toml()).create_optimizer(nn.Linear(2, 2)).options.ema == 0.75
+    with pytest.raises(sf.UserError, match="ema is a key of its own"):
+        sf.Recipe(optimizer="adam", options=engine)
 
 
 def test_recipes_clip_by_the_norm_with_a_key_of_their_own():

@@ -39,9 +39,8 @@ class Case:
 
 RECTIFIED = "the authors' code rectifies as RAdam does unless told not to; algorithm 2 does not, nor do these"
 YOGI = (
-    "m starts at initial_accumulator and eps stands beside the corrected root, as in all of PyTorch's; in "
-    "TensorFlow's, m starts at 0 and the rate is what is corrected. Weight decay: ours is added to the gradient, so "
-    "theirs is told to"
+    "on both sides m starts at initial_accumulator and eps stands beside the corrected root; in TensorFlow Addons m "
+    "starts at 0 and the rate is what is corrected. Weight decay: ours is added to the gradient, so theirs is told to"
 )
 CASES = [
     Case("Lion", lion.Lion, {}),

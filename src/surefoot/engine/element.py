@@ -63,12 +63,8 @@ class Memory:
     def read(self, name: str) -> str:
         """An element as it is computed with."""
         if name in self.coded:
-            return f"decode({self.element(name)}) * {self.unit(name)}"
+            return f"decode({self.element(name)}, mask_{name}, step_{name}) * unit_{name}"
         return self.wide(name, self.element(name))
-
-    def unit(self, name: str) -> str:
-        """The scale of an element's block."""
-        return f"{name}_scale[i >> 8]"
 
     def nearest(self, name: str, value: str) -> str:
         """A value rounded to what an array can hold."""
@@ -77,7 +73,7 @@ class Memory:
     def store(self, name: str, value: str) -> str:
         """The statement that stores a new state. That of one in 8 bits waits until its block's largest is known."""
         if name in self.coded:
-            return f"later_{name}[i - base] = {value}; top_{name} = maximum(top_{name}, absolute({value}))"
+            return f"later_{name}[i - base] = {value}"
         return self.assign(name, self.rounded(name, value))
 
     def rounded(self, name: str, value: str) -> str:

@@ -108,7 +108,7 @@ def decide(
     measured = options.measured and (late or overflow is None)
     gradient = Gradient(plan, len(updates), options, loss_scale) if measured else None
     unclipped = [update.clip_factor for update in updates]
-    report = Report(gradient, unclipped, options.skip_nonfinite, loss_scale, overflow)
+    report = Report(gradient, unclipped, options.skip_nonfinite, loss_scale, overflow, late)
     if not late and report.reason:
         return report, None
     factors = unclipped if late else report.clip_factors

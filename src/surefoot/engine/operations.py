@@ -116,25 +116,43 @@ def _halves() -> dict[str, Any]:
     def bits(b: Any, key: Any, place: Any) -> Any:
         return mix(b, b.xor(key, b.trunc(place, i32)))
 
-    def decode(b: Any, code: Any) -> Any:
-        x = b.fmul(b.sitofp(code, f32), f32(1 / LEVELS))
+    def pattern(b: Any, x: Any) -> Any:
+        return b.bitcast(x, i32)
+
+    def size(b: Any, pattern: Any) -> Any:
+        return b.bitcast(pattern, f32)
+
+    def unsigned(b: Any, unit: Any, yes: Any, no: Any) -> Any:  # by the sign, also of a zero
+        return b.select(b.icmp_signed("<", b.bitcast(unit, i32), i32(0)), yes, no)
+
+    def mask(b: Any, unit: Any) -> Any:
+        return unsigned(b, unit, i32(0xFF), i32(-1))
+
+    def step(b: Any, unit: Any) -> Any:
+        return unsigned(b, unit, f32(1 / LEVELS[1]), f32(1 / LEVELS[0]))
+
+    def decode(b: Any, code: Any, mask: Any, step: Any) -> Any:
+        x = b.fmul(b.sitofp(b.and_(b.sext(code, i32), mask), f32), step)
         return b.fmul(b.fmul(x, x), b.fmul(x, b.call(b.module.declare_intrinsic("llvm.fabs", [f32]), [x])))
 
-    def encode(b: Any, x: Any, inverse: Any, bits: Any) -> Any:
-        size, root = (b.module.declare_intrinsic(name, [f32]) for name in ("llvm.fabs", "llvm.sqrt"))
+    def encode(b: Any, x: Any, inverse: Any, bits: Any, step: Any) -> Any:
+        fabs, root = (b.module.declare_intrinsic(name, [f32]) for name in ("llvm.fabs", "llvm.sqrt"))
+        few = b.fcmp_ordered(">", step, f32(2 / (LEVELS[0] + LEVELS[1])))
+        most = b.select(few, i32(LEVELS[0]), i32(LEVELS[1]))
+        limit = b.sitofp(most, f32)
 
         def power(k: Any) -> Any:
-            y = b.fmul(b.sitofp(k, f32), f32(1 / LEVELS))
+            y = b.fmul(b.sitofp(k, f32), step)
             return b.fmul(b.fmul(y, y), b.fmul(y, y))
 
         def limited(k: Any, least: Any) -> Any:
-            k = b.select(b.icmp_signed(">", k, i32(LEVELS)), i32(LEVELS), k)
+            k = b.select(b.icmp_signed(">", k, most), most, k)
             return b.select(b.icmp_signed("<", k, least), least, k)
 
-        share = b.fmul(b.call(size, [x]), inverse)
-        level = b.fmul(b.call(root, [b.call(root, [share])]), f32(LEVELS))
-        known = b.fcmp_ordered("<=", level, f32(LEVELS))
-        k = limited(b.fptosi(b.select(known, level, f32(LEVELS)), i32), i32(0))
+        share = b.fmul(b.call(fabs, [x]), inverse)
+        level = b.fmul(b.call(root, [b.call(root, [share])]), limit)
+        known = b.fcmp_ordered("<=", level, limit)
+        k = limited(b.fptosi(b.select(known, level, limit), i32), i32(0))
         low, high = power(k), power(b.add(k, i32(1)))
         chance = b.fmul(b.fmul(b.uitofp(bits, f32), f32(2.0**-32)), b.fsub(high, low))
         up = b.zext(b.fcmp_ordered("<", chance, b.fsub(share, low)), i32)
@@ -145,9 +163,15 @@ def _halves() -> dict[str, Any]:
     bits8, bits16, bits32, real, index = types.int8, types.int16, types.int32, types.float32, types.int64
     return {
         "bytes8": _pointer(bits8, i8),
-        "decode": _one(decode, real(bits8)),
-        "encode": _three(encode, bits8(real, real, bits32)),
+        "decode": _three(decode, real(bits8, bits32, real)),
+        "encode": _four(encode, bits8(real, real, bits32, real)),
+        "mask": _one(mask, bits32(real)),
+        "step": _one(step, real(real)),
         "scratch": _scratch,
+        "pattern": _one(pattern, bits32(real)),
+        "size": _one(size, real(bits32)),
+        "nought": np.int32(0),
+        "sizes": np.int32(0x7FFFFFFF),
         "shorts": _pointer(bits16, i16),
         "wide_bfloat16": _one(wide_bfloat16, real(bits16)),
         "wide_float16": _one(wide_float16, real(bits16)),
@@ -183,6 +207,14 @@ def _two(made: Callable[..., Any], signature: Any) -> Any:
 def _three(made: Callable[..., Any], signature: Any) -> Any:
     @intrinsic
     def operation(typing: Any, a: Any, b: Any, c: Any) -> Any:
+        return signature, _build(made)
+
+    return operation
+
+
+def _four(made: Callable[..., Any], signature: Any) -> Any:
+    @intrinsic
+    def operation(typing: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
         return signature, _build(made)
 
     return operation

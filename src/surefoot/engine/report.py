@@ -36,11 +36,13 @@ class Report:
         skip_nonfinite: bool,
         loss_scale: float | Tensor,
         overflow: Tensor | None,
+        late: bool = False,
     ) -> None:
         self.sums: Sums | None = None  # of a step that was taken
         self._gradient = gradient  # where it was measured before the step
         self._factors = factors  # for each parameter group, where it was not
         self._skip, self._loss_scale, self._overflow = skip_nonfinite, loss_scale, overflow
+        self.late = late and (skip_nonfinite or overflow is not None)  # whether `skipped` must wait for a device
 
     def __repr__(self) -> str:
         return f"Report(reason={self.reason!r}, clip_factors={self.clip_factors!r})"

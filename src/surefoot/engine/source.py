@@ -13,6 +13,7 @@ number of threads. What the text names is in `operations`.
 from __future__ import annotations
 
 from textwrap import indent
+from typing import Any
 
 from surefoot.engine.eight_bit import BLOCK
 from surefoot.engine.element import Memory, direction, factors, keys, momentum, move, scalars, terms
@@ -49,15 +50,19 @@ if not abs(total) < infinite64:  # the sum tells that all are finite; where it i
 """
 
 MEASURE = """
-for i in range(count):
+for base in range(0, count, {block}):
+    {units}
+    for i in range(base, min(base + {block}, count)):
 {rule}
-    {add}
+        {add}
 """
 
 AGREE = """
-for i in range(count):
+for base in range(0, count, {block}):
+    {units}
+    for i in range(base, min(base + {block}, count)):
 {rule}
-    agreed += one if d * grad > zero else zero
+        agreed += one if d * grad > zero else zero
 """
 
 # sums over blocks are in the precision of the step, and those of blocks in double. Single precision has no room for the
@@ -66,7 +71,7 @@ UPDATE = """
 for base in range(0, count, {block}):
     end = min(base + {block}, count)
     g2, u2, p2, m2, gm = zero, zero, zero, zero, zero
-    {blocks}
+    {units}
     for i in range(base, end):
 {rule}
 {move}
@@ -93,13 +98,22 @@ POINTERS = {
     "float32": ("reals", 4), "float64": ("reals", 8), "bfloat16": ("shorts", 2), "float16": ("shorts", 2),
     "int8": ("bytes8", 1),
 }  # fmt: skip
-# of a block's states in 8 bits: how they are read, and what is done when its largest is known
-BLOCKS = "top_{0} = zero"
+# of a block's state in 8 bits: how its codes are read, and what is done when all that is new is known. The largest is
+# found among patterns of bits: they are in the order of sizes, NaN at the end, and no test is in the way
+UNIT = """
+    unit = {0}_scale[base >> 8]
+    mask_{0}, step_{0}, unit_{0} = mask(unit), step(unit), abs(unit)
+"""
 ENCODE = """
-    {0}_scale[base >> 8] = top_{0}
-    inverse = one / top_{0} if top_{0} > zero else zero
+    top, signs = nought, nought
+    for i in range(end - base):
+        top, signs = max(top, pattern(later_{0}[i]) & sizes), signs | pattern(later_{0}[i])
+    unit = size(top) if signs < nought else -size(top)
+    {0}_scale[base >> 8] = unit
+    inverse = one / size(top) if top > nought else zero
     for i in range(base, end):
-        {0}[i] = encode(later_{0}[i - base], inverse, bits(key_{0}, place + i))
+        {0}[i] = encode(later_{0}[i - base], inverse, bits(key_{0}, place + i), step(unit))
+    mask_{0}, step_{0}, unit_{0} = mask(unit), step(unit), size(top)
 """
 # products in double precision
 DOUBLES = {"lr": "lr_factor", "coupled": "decay_factor", "decoupled": "decay_factor", "scale": "clip"}
@@ -117,9 +131,9 @@ def source(kernel: Kernel) -> str:
         load += [f"{name} = {'zero' if name == 'agreed' else 'zero64'}" for name in kernel.sums]
         if kernel.kind == "measure":
             add = "; ".join(f"{name} += wide(q{i})" for i, name in enumerate(kernel.sums))
-            loop = MEASURE.format(rule=indent(terms(kernel, kernel.rule, memory), "    "), add=add)
+            loop = MEASURE.format(rule=indent(terms(kernel, kernel.rule, memory), 8 * " "), add=add, **_blocks(memory))
         elif kernel.kind == "agree":
-            loop = AGREE.format(rule=indent(direction(kernel, kernel.rule, memory), "    "))
+            loop = AGREE.format(rule=indent(direction(kernel, kernel.rule, memory), 8 * " "), **_blocks(memory))
         else:
             loop = _update(kernel, kernel.rule, memory)
     store = [f"out[{len(kernel.sums)} * row + {i}] = {name}" for i, name in enumerate(kernel.sums)]
@@ -158,6 +172,12 @@ def _numbers(kernel: Kernel, rule: Rule, memory: Memory) -> list[str]:
     return lines
 
 
+def _blocks(memory: Memory) -> dict[str, Any]:
+    """How many elements are gone through together, and what is the same for them."""
+    units = "".join(UNIT.format(name) for name in memory.coded)
+    return {"block": BLOCK if memory.coded else "block_size", "units": units}
+
+
 def _update(kernel: Kernel, rule: Rule, memory: Memory) -> str:
     """The loop that moves the elements, and adds up."""
     m = momentum(rule, memory)
@@ -166,10 +186,9 @@ def _update(kernel: Kernel, rule: Rule, memory: Memory) -> str:
         move=indent(move(kernel, rule, memory), 8 * " "),
         g=memory.read("g"),
         momentum=f"m2 += new_{m} * new_{m}; gm += new_{m} * raw" if m else "",
-        block=BLOCK if memory.coded else "block_size",
-        blocks="; ".join(BLOCKS.format(name) for name in memory.coded),
         encode="".join(ENCODE.format(name) for name in memory.coded),
         momentum64=f"m64 = wide({memory.read(m)}); momentum2 += m64 * m64; dot += m64 * raw64" if m else "",
         safe="m2 > least and m2 < most" if m else "True",
         clear="for i in range(base, end): g[i] = nothing" if kernel.clearing else "",
+        **_blocks(memory),
     )

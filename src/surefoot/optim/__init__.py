@@ -14,6 +14,7 @@ from surefoot.optim.adan import Adan
 from surefoot.optim.ademamix import AdEMAMix
 from surefoot.optim.adopt import ADOPT
 from surefoot.optim.asgd import ASGD
+from surefoot.optim.averaging import refresh_batch_norm
 from surefoot.optim.clipping import AdaGC, SpikeClip, ZClip
 from surefoot.optim.info import Info, info
 from surefoot.optim.lamb import LAMB, LARS
@@ -89,4 +90,5 @@ __all__ = [
     "info",
     "names",
     "param_groups",
+    "refresh_batch_norm",
 ]

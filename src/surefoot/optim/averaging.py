@@ -74,40 +74,54 @@ class Averaging(torch.optim.Optimizer):
     ) -> None:
         """Measure batch norm's running mean and variance anew, at the averages of the parameters.
 
-        Those that training leaves are of the parameters it goes through. Some 50 batches will do. Random numbers,
-        modes and all but these statistics are afterwards as they were.
-
-        Args:
-            model: whose parameters these are
-            batches: training batches, as the model takes them, or tuples that begin with what it takes
-            forward: what passes a batch through the model, if that is not enough
-
-        Source: Izmailov et al. 2018 (arXiv:1803.05407), section 3.2; as torch.optim.swa_utils.update_bn.
+        See `sf.optim.refresh_batch_norm`, which does so at whatever the parameters are.
         """
-        norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-        if not norms:
-            return
-        forward = forward or (lambda batch: model(_inputs(batch)))
-        modes, momenta = {m: m.training for m in model.modules()}, [m.momentum for m in norms]
-        devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-        averages = nullcontext() if self.holds_averages else self.averaged()
-        with averages, torch.no_grad(), torch.random.fork_rng(sorted(devices, key=str)):
-            try:
-                model.train()
-                for norm in norms:
-                    norm.reset_running_stats()
-                    norm.momentum = None  # the mean over all batches
-                for batch in batches:
-                    forward(batch)
-            finally:
-                for norm, momentum in zip(norms, momenta, strict=True):
-                    norm.momentum = momentum
-                for module, mode in modes.items():
-                    module.training = mode
+        with nullcontext() if self.holds_averages else self.averaged():
+            refresh_batch_norm(model, batches, forward)
 
     def _refuse_swapped(self) -> None:
         if self._swapped:
             raise UserError("the parameters hold their averages: leave `with optimizer.averaged()` first")
+
+
+def refresh_batch_norm(model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None) -> None:
+    """Measure batch norm's running mean and variance anew, at the parameters as they are now.
+
+    Those that training leaves are of the parameters it goes through, not of averages of these. Some 50 batches will do.
+    Random numbers, modes and all but these statistics are afterwards as they were.
+
+    Args:
+        model: whose batch norms these are
+        batches: training batches, as the model takes them, or tuples that begin with what it takes
+        forward: what passes a batch through the model, if that is not enough, as `lambda batch: model(**batch)`
+
+    Source: Izmailov et al. 2018 (arXiv:1803.05407), section 3.2; as torch.optim.swa_utils.update_bn.
+
+    >>> import torch, surefoot as sf
+    >>> norm = torch.nn.BatchNorm1d(1)
+    >>> sf.optim.refresh_batch_norm(norm, [torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [7.0]])])
+    >>> norm.running_mean
+    tensor([4.])
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        return
+    forward = forward or (lambda batch: model(_inputs(batch)))
+    modes, momenta = {m: m.training for m in model.modules()}, [m.momentum for m in norms]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    with torch.no_grad(), torch.random.fork_rng(sorted(devices, key=str)):
+        try:
+            model.train()
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the mean over all batches
+            for batch in batches:
+                forward(batch)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+            for module, mode in modes.items():
+                module.training = mode
 
 
 def copy(values: Iterable[Tensor], params: Iterable[Tensor]) -> None:

@@ -149,6 +149,13 @@ class Whole(Report):
         return {name: cosine for part in self.parts for name, cosine in part.cosine.items()}
 
 
+def refuse_steps_in_backward(optimizer: torch.optim.Optimizer, owner: str) -> None:
+    """Refuse an optimizer whose parameters move in the backward pass."""
+    handle = getattr(optimizer, "_in_backward", None)
+    if handle is not None and handle.active:
+        raise UserError(f"{owner}: with step_in_backward the parameters move too early: remove() that, or use it alone")
+
+
 def _clip(optimizer: Optimizer) -> Clip | None:
     """How norms are clipped; refuses what cannot be had in a backward pass."""
     clip = optimizer.options.clip_norm

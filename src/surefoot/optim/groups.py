@@ -10,14 +10,14 @@ from surefoot.engine.options import NAMES, Options
 from surefoot.errors import UserError, unknown
 from surefoot.optim.loading import PER_PARAMETER
 
-# what torch's schedulers and SWA write into groups
+# what torch's schedulers and SWA write into groups; ours write initial_ and the name of what they drive
 SCHEDULERS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
 
 
 def check_keys(owner: str, group: Mapping[str, Any], defaults: Mapping[str, Any], options: Options) -> None:
     """Refuse misspelt keys; keys of the user's own may be anything else."""
     known = {*defaults, "params", "param_names", *PER_PARAMETER}
-    for key in group.keys() - known - {*SCHEDULERS}:
+    for key in group.keys() - known - {*SCHEDULERS} - {f"initial_{name}" for name in known}:
         if key in NAMES:
             _check_option(owner, key, group[key], options)
         elif get_close_matches(str(key).lower(), known, cutoff=0.8):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from surefoot.optim.optimizer import Optimizer
 
 SLOW = "slow"  # the key of Lookahead's weights in a parameter's state
+LOOKAHEAD = "lookahead_step"  # and of its count of steps in a group
+CLIP = "clip"  # the key of what the clip function has learned, beside state and param_groups
 PER_PARAMETER = ("lr_factors", "decay_factors")  # a group's own keys: one number for each of its parameters
 # how a group runs is not what a checkpoint says, but what the constructor was told
 OWN = (
@@ -54,18 +56,14 @@ def saved(optimizer: Optimizer, state_dict: Mapping[str, Any], format: str) -> d
         key: {name: copied(name, value) for name, value in shown(kept).items()}
         for key, kept in state_dict["state"].items()
     }
+    left_out = (*PER_PARAMETER, LOOKAHEAD) if torchs else ()
     groups = [
-        {name: copied("", value) for name, value in group.items() if not (torchs and name in PER_PARAMETER)}
+        {name: copied("", value) for name, value in group.items() if name not in left_out}
         for group in state_dict["param_groups"]
     ]
-    learned = {} if torchs or learning(optimizer) is None else {"clip": learning(optimizer).state_dict()}
+    clip = None if torchs else learner(optimizer)
+    learned = {} if clip is None else {CLIP: {type(clip).__name__: copy.deepcopy(clip.state_dict())}}
     return {**state_dict, "state": state, "param_groups": groups, **learned}
-
-
-def learning(optimizer: Optimizer) -> Any:
-    """The optimizer's clip function, if that has a state of its own."""
-    clip = optimizer.options.clip_norm
-    return clip.max_norm if clip is not None and hasattr(clip.max_norm, "load_state_dict") else None
 
 
 def matched(optimizer: Optimizer, state_dict: Mapping[str, Any], keep: Sequence[str]) -> dict[str, Any]:
@@ -76,6 +74,7 @@ def matched(optimizer: Optimizer, state_dict: Mapping[str, Any], keep: Sequence[
     """
     if not (isinstance(state_dict.get("state"), Mapping) and isinstance(state_dict.get("param_groups"), list)):
         raise UserError("this is no optimizer's state_dict: it must have state and param_groups")
+    learn(copy.deepcopy(learner(optimizer)), state_dict)
     groups, theirs = optimizer.param_groups, list(state_dict["param_groups"])
     for name in keep:
         if name not in optimizer.defaults:
@@ -106,24 +105,39 @@ def matched(optimizer: Optimizer, state_dict: Mapping[str, Any], keep: Sequence[
     return {"state": state, "param_groups": loaded}
 
 
+def learner(optimizer: Optimizer) -> Any:
+    """The optimizer's clip function, if that has a state of its own, such as `ZClip`; None otherwise."""
+    function = getattr(optimizer.options.clip_norm, "max_norm", None)
+    return function if hasattr(function, "state_dict") and hasattr(function, "load_state_dict") else None
+
+
+def learn(function: Any, state_dict: Mapping[str, Any]) -> None:
+    """Let a clip function take up what one of its kind had learned; how to clip is not what a checkpoint says."""
+    found, kind = state_dict.get(CLIP), type(function).__name__
+    if function is not None and isinstance(found, Mapping) and kind in found:
+        function.load_state_dict(found[kind])
+
+
 Group = dict[str, Any]
 
 
 def _by_name(groups: Sequence[Group], theirs: Sequence[Group]) -> tuple[dict[Tensor, Any], list[Group]]:
     """For each parameter its id in the checkpoint, and for each group the saved group that its parameters were in."""
     saved_at = {
-        _plain(name): (key, group)
+        plain_name(name): (key, group)
         for group in theirs
         for name, key in zip(group["param_names"], group["params"], strict=True)
     }
-    ours = {_plain(name): p for group in groups for name, p in zip(group["param_names"], group["params"], strict=True)}
+    ours = {
+        plain_name(name): p for group in groups for name, p in zip(group["param_names"], group["params"], strict=True)
+    }
     for what, names in (("lacks", ours.keys() - saved_at.keys()), ("has besides", saved_at.keys() - ours.keys())):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise UserError(f"the checkpoint is of other parameters: it {what} {', '.join(sorted(names)[:3])}{more}")
     sources: list[Group] = []
     for i, group in enumerate(groups):
-        found = [saved_at[_plain(name)][1] for name in group["param_names"]]
+        found = [saved_at[plain_name(name)][1] for name in group["param_names"]]
         if any(source is not found[0] for source in found):
             raise UserError(
                 f"the parameters of group {i} were in several groups of the checkpoint: build the same groups"
@@ -143,7 +157,7 @@ def _by_position(groups: Sequence[Group], theirs: Sequence[Group]) -> tuple[dict
     return {p: key for a, b in pairs for p, key in zip(a["params"], b["params"], strict=True)}, list(theirs)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A name without what torch.compile puts before it."""
     return name.replace("_orig_mod.", "")
 

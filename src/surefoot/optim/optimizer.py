@@ -164,7 +164,8 @@ class Optimizer(Averaging):
         """A copy of the state, in torch.optim's layout.
 
         Args:
-            format: "torch" leaves out what torch.optim has no place for: the averages of `ema`
+            format: "torch" leaves out what torch.optim has no place for: the averages of `ema`, the slow weights of
+                `Lookahead`, what the clip function has learned
         """
         if format not in ("surefoot", "torch"):
             raise unknown("format of state_dict", format, ("surefoot", "torch"))
@@ -188,10 +189,8 @@ class Optimizer(Averaging):
         state_dict = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = hook(self, state_dict) or state_dict
-        matched, clip = loading.matched(self, state_dict, tuple(keep)), loading.learning(self)
-        if clip is not None and "clip" in state_dict:
-            clip.load_state_dict(state_dict["clip"])
-        self.__setstate__(matched)
+        self.__setstate__(loading.matched(self, state_dict, tuple(keep)))
+        loading.learn(loading.learner(self), state_dict)
         for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)
 

@@ -100,10 +100,10 @@ REGISTRY: dict[str, Entry] = {
     "laprop": Entry(LaProp, 4e-4),
     "mars": Entry(MARS, 3e-3),
     "stable-adamw": Entry(StableAdamW, 1e-3),
-    "lamb": Entry(LAMB, 1e-3),
+    "lamb": Entry(LAMB, 1e-2),
     "lars": Entry(LARS, 1.0),
     "prodigy": Entry(Prodigy, 1.0),
-    "schedule-free-sgd": Entry(ScheduleFreeSGD, 1.0),
+    "schedule-free-sgd": Entry(ScheduleFreeSGD, 0.3),
     "schedule-free-adamw": Entry(ScheduleFreeAdamW, 2.5e-3),
 }
 

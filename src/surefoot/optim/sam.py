@@ -1,39 +1,61 @@
-"""Sharpness-aware minimisation: steps along the gradient at the worst point nearby."""
+"""Sharpness-aware minimisation: an optimizer that steps along the gradient at the worst point nearby."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from numbers import Real
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.engine.rounding import HALVES
+from surefoot.engine.shards import Split, local, sharded, split
 from surefoot.errors import UserError
-from surefoot.optim.optimizer import is_number
+from surefoot.optim.averaging import copy
+from surefoot.optim.backward import refuse_steps_in_backward
+
+many: Any = torch  # its operations on lists of tensors have no public names
 
 
 class SAM:
-    """Moves to the worst point within rho, takes the gradient there, and lets an optimizer step with it from here.
+    """Looks for flat minima: lets an optimizer step along the gradient at the worst point within rho, not here.
 
-        e = rho * g / norm(g)                                       (SAM)
-        e = rho * s ^ 2 * g / norm(s * g), s = |p| + eta            (ASAM)
-        g = gradient at p + e
+        e = rho * g / norm(g)                                       SAM
+        e = rho * s^2 * g / norm(s * g), s = |p| + eta              ASAM: adaptive=True
+        g = the gradient at p + e
 
-    with norms over all parameters. A step takes two forward and backward passes, so it needs a closure.
+    with norms over all parameters. The optimizer then moves p, which is restored bit for bit. So a step is two forward
+    and backward passes, and the closure is called twice:
+
+        for x, y in batches:
+            def closure():
+                optimizer.zero_grad()
+                loss = criterion(model(x), y)
+                loss.backward()
+                return loss
+            sam.step(closure)
+
+    Where that is not enough (GradScaler, several batches a step), write the two passes out around `perturbed()`.
+
+    Both passes go through batch norm, so its running statistics take in each batch twice, the second time at p + e; a
+    pass with the batch norms' momentum at 0 leaves them alone. With DistributedDataParallel e is of the gradient over
+    all processes. The norm is waited for on a GPU.
 
     Args:
-        optimizer: what takes the step: any of torch or surefoot
-        rho: how far to look; 0.05 for SAM, 0.5 and more for ASAM
-        adaptive: look in shares of the weights (ASAM), which does not depend on their scale
-        eta: added to the weights' sizes where it is adaptive
+        optimizer: what takes the step: of surefoot, torch or anybody else
+        rho: how far the worst point may be; ASAM wants about ten times as much
+        adaptive: measure how far by the size of each weight, so that scaling weights changes nothing (ASAM)
+        eta: added to the sizes of weights, for those near zero
 
     Raises:
-        UserError: for rho or eta out of range; at a step, without a closure
+        UserError: for rho or eta out of range; at a step: without a closure, and after `step_in_backward`
 
-    The first pass updates batch norm's running statistics and so does the second, as with any other forward pass.
-
-    Source: SAM: Foret et al. 2020 (arXiv:2010.01412), eq. 2 and algorithm 1. ASAM: Kwon et al. 2021 (arXiv:2102.11600),
-    algorithm 1.
+    Source: SAM: Foret et al. 2020 (arXiv:2010.01412), eq. 2 and algorithm 1, p = 2. ASAM: Kwon et al. 2021
+    (arXiv:2102.11600), eq. 9 with |w| + eta for all parameters; the authors' code takes 1 for biases.
 
     >>> import torch, surefoot as sf
     >>> w = torch.nn.Parameter(torch.tensor([1.0]))
@@ -43,49 +65,98 @@ class SAM:
     ...     loss = (w ** 2).sum()
     ...     loss.backward()
     ...     return loss
-    >>> sam.step(closure).item(), w.item()                  # the gradient at 1.5 is 3
+    >>> sam.step(closure).item(), w.item()          # the gradient at 1.5 is 3
     (1.0, 0.25)
     """
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, rho: float = 0.05, adaptive: bool = False, eta: float = 0.01
     ) -> None:
+        if not isinstance(optimizer, torch.optim.Optimizer):  # pyright: ignore[reportUnnecessaryIsInstance]
+            found = optimizer.__name__ if isinstance(optimizer, type) else type(optimizer).__name__
+            raise UserError(f"SAM: it takes an optimizer that is there, as SAM(SGD(params, lr=0.1)), not {found}")
         for name, value in (("rho", rho), ("eta", eta)):
-            if not (is_number(value) and value >= 0):
+            if not (isinstance(value, Real) and 0 <= value < math.inf):  # pyright: ignore
                 raise UserError(f"SAM: {name}={value!r}: it must be a number, 0 or more")
+        if not isinstance(adaptive, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UserError(f"SAM: adaptive={adaptive!r}: it must be True or False")
         self.optimizer, self.rho, self.adaptive, self.eta = optimizer, rho, adaptive, eta
 
-    @torch.no_grad()
+    def __repr__(self) -> str:
+        return f"SAM({type(self.optimizer).__name__}, rho={self.rho}, adaptive={self.adaptive}, eta={self.eta})"
+
     def step(self, closure: Callable[[], Any]) -> Any:
-        """Take a step. Returns what the closure returned at the parameters themselves.
+        """Take a step. Whatever the closure raises, the parameters are where they were.
 
         Args:
-            closure: clears the gradients, runs forward and backward, and returns the loss
+            closure: clears the gradients, passes the batch forward and backward, and returns the loss
+
+        Returns:
+            the loss at the parameters, before the step
         """
         if not callable(closure):  # pyright: ignore[reportUnnecessaryComparison]
-            raise UserError("SAM: step needs a closure that clears the gradients, runs forward and backward")
+            raise UserError("SAM: step(closure) needs a closure that clears the gradients, runs forward and backward")
+        refuse_steps_in_backward(self.optimizer, "SAM")
         with torch.enable_grad():
             loss = closure()
-        params = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        own = [p.detach().clone() for p in params]
-        self._look(params)
-        try:
-            with torch.enable_grad():
-                closure()
-        finally:  # the parameters come back bit for bit, whatever the closure did
-            for p, value in zip(params, own, strict=True):
-                p.copy_(value)
+        with self.perturbed(), torch.enable_grad():
+            closure()
         self.optimizer.step()
         return loss
 
-    def _look(self, params: list[Tensor]) -> None:
-        """Move to the worst point."""
-        sizes = [p.abs() + self.eta if self.adaptive else p.new_ones(()) for p in params]
-        slopes = [size * p.grad.to_dense() for size, p in zip(sizes, params, strict=True) if p.grad is not None]
-        if not slopes:
+    @contextmanager
+    def perturbed(self) -> Generator[None, None, None]:
+        """Put the parameters at the worst point, going by their gradients, which are cleared; at the end put them back.
+
+        So a step is `loss.backward()`, the same once more inside of this, then `optimizer.step()`. Where the norm of
+        the gradient is zero or not finite, the parameters stay where they are.
+        """
+        refuse_steps_in_backward(self.optimizer, "SAM")
+        params = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        own = [p.detach().clone() for p in params]
+        try:
+            self._climb(params)
+            self.optimizer.zero_grad()
+            yield
+        finally:
+            copy(own, params)
+
+    @torch.no_grad()
+    def _climb(self, params: Sequence[Tensor]) -> None:
+        """Move to the worst point. The part of a sharded parameter goes by its own gradient, and by the norm of all."""
+        if not params:
             return
-        parts = [torch.linalg.vector_norm(slope.float()) for slope in slopes]  # pyright: ignore
-        norm = torch.linalg.vector_norm(torch.stack([part.to(parts[0].device) for part in parts]))  # pyright: ignore
-        share = torch.where(norm > 0, self.rho / norm, 0)  # pyright: ignore[reportUnknownArgumentType]
-        for p, size, slope in zip(params, sizes, slopes, strict=True):
-            p.add_(size * slope * share.to(p.device, p.dtype))
+        moves, here = [_gradient(p) for p in params], [local(p) for p in params]
+        sizes: Sequence[Tensor] = []
+        if self.adaptive:
+            sizes = many._foreach_add(many._foreach_abs(here), self.eta)
+            moves = many._foreach_mul(moves, sizes)
+        length = _norm(moves, [split(p) for p in params])
+        if self.adaptive:
+            moves = many._foreach_mul(moves, sizes)
+        if 0 < length < math.inf:
+            many._foreach_add_(here, moves, alpha=self.rho / length)
+
+
+def _gradient(p: Tensor) -> Tensor:
+    """A parameter's gradient; of a sharded one the part that belongs to the part of the parameter here."""
+    grad = p.grad
+    assert grad is not None
+    if sharded(grad) and sharded(p) and grad.placements != p.placements:
+        grad = grad.redistribute(placements=p.placements)
+    here = local(grad).detach()
+    here = here if here.layout == torch.strided else here.to_dense()
+    return here.float() if here.dtype in HALVES else here  # rho / norm may be too small for half precision
+
+
+def _norm(tensors: Sequence[Tensor], splits: Sequence[Split | None]) -> float:
+    """The norm of all together, those that other processes have parts of included."""
+    alike: dict[tuple[torch.device, torch.dtype, Split | None], list[Tensor]] = {}
+    for t, over in zip(tensors, splits, strict=True):
+        alike.setdefault((t.device, t.dtype, over), []).append(t)
+    squares = 0.0
+    for (_, _, over), each in alike.items():
+        norms: list[float] = cast(Any, torch.stack(many._foreach_norm(each))).tolist()
+        part = np.array([sum(norm * norm for norm in norms)])
+        squares += float((part if over is None else over.total(part))[0])
+    return math.sqrt(squares)

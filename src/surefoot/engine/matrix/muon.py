@@ -34,12 +34,13 @@ class Orthogonal:
     def _directions(self, members: Sequence[Member], parts: int, group: Mapping[str, Any]) -> Tensor:
         """The directions of parameters of one shape, [k, out, rest]."""
         beta, g = float(group["momentum"]), members[0].g
-        # what Nesterov's momentum, or else the momentum itself, is of gradient and old momentum
-        shares = ((1 - beta) * (1 + beta), beta * beta) if group["nesterov"] else (1 - beta, beta)
+        # how far Nesterov's momentum, or else the momentum itself, lies from the old one towards the gradient
+        share = 1 - beta * beta if group["nesterov"] else 1 - beta
         stack = torch.empty((len(members), len(g), g[0].numel()), dtype=g.dtype, device=g.device)
         for matrix, member in zip(stack, members, strict=True):
-            matrix.copy_(member.kept["momentum_buffer"].reshape(matrix.shape)).mul_(shares[1])
-            matrix.add_(member.g.reshape(matrix.shape), alpha=shares[0])
+            m = member.kept["momentum_buffer"].reshape(matrix.shape)
+            torch.lerp(m if m.dtype == g.dtype else m.to(g.dtype), member.g.reshape(matrix.shape), share, out=matrix)
         whole = stack.view(len(members) * parts, len(g) // parts, -1)
         made = orthogonalize(whole, group["ns_steps"], group["ns_coefficients"], group["eps"])
-        return made.to(g.dtype).mul_(scale(whole.shape[1:], group["adjust_lr_fn"])).view(stack.shape)
+        torch.mul(made, scale(whole.shape[1:], group["adjust_lr_fn"]), out=whole)  # memory that is fresh costs time
+        return stack

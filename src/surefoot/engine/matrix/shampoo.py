@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surefoot.engine.matrix.stacks import alike, eigenvectors, gram, matrices, put
+from surefoot.engine.matrix.factors import accumulate, eigenvectors, whole
+from surefoot.engine.matrix.stacks import alike, matrices, put
 from surefoot.engine.precondition import Member
 
 SIDES = ("row", "column")
@@ -32,7 +33,7 @@ class Roots:
 
     def directions(self, members: Sequence[Member], group: Mapping[str, Any]) -> list[Tensor]:
         found: dict[int, Tensor] = {}
-        for some in alike(members, [member.t for member in members]):
+        for some in alike(members, [member.t for member in members], alone=True):
             made = self._direction([members[i] for i in some], group)
             found.update({i: d.view(members[i].p.shape) for i, d in zip(some, made, strict=True)})
         return [found[i] for i in range(len(members))]
@@ -40,7 +41,7 @@ class Roots:
     def _direction(self, members: Sequence[Member], group: Mapping[str, Any]) -> Tensor:
         (beta1, beta2), t, eps = group["betas"], members[0].t, group["eps"]
         g, old = matrices([x.g for x in members]), matrices([x.kept["exp_avg"] for x in members])
-        m = old.lerp_(g, 1 - beta1) / (1 - beta1**t)  # what the rule will keep, bias corrected
+        m = old.to(g.dtype).lerp(g, 1 - beta1).div_(1 - beta1**t)  # what the rule will keep, bias corrected
         shapes = self.shapes(members[0].p, group)
         for name, shape in shapes.items():
             for member in members:
@@ -48,7 +49,7 @@ class Roots:
                     member.kept[name] = g.new_zeros(shape)
         v = matrices([x.kept["exp_avg_sq"] for x in members]).mul_(beta2).addcmul_(g, g, value=1 - beta2)
         put(v, [x.kept["exp_avg_sq"] for x in members])
-        adam = m / (v.sqrt() / (1 - beta2**t) ** 0.5 + eps)
+        adam = m / v.sqrt().div_((1 - beta2**t) ** 0.5).add_(eps)
         sides = [side for side in SIDES if f"{side}_gram" in shapes]
         if not sides:
             return adam
@@ -61,16 +62,16 @@ class Roots:
     def _root(self, members: Sequence[Member], g: Tensor, side: str, group: Mapping[str, Any], power: float) -> Tensor:
         """The inverse root of the average of G G^T."""
         (_, beta2), t = group["betas"], members[0].t
-        for member, new in zip(members, gram(g), strict=True):
-            member.kept[f"{side}_gram"].lerp_(new, 1 - beta2)
+        factors = [member.kept[f"{side}_gram"] for member in members]
+        accumulate(factors, g, beta2)
         roots = [member.kept[f"{side}_root"] for member in members]
         if (t - 1) % group["precondition_frequency"] == 0:
-            found = eigenvectors(matrices([member.kept[f"{side}_gram"] for member in members]) / (1 - beta2**t))
+            found = eigenvectors(matrices(whole(factors)) / (1 - beta2**t))
             if found is not None:
                 values, vectors = found
                 # what is added is a share of the largest: below, single precision knows no eigenvalues
                 values = values.clamp(min=0) + group["matrix_eps"] * values[..., :1].clamp(min=1e-30)
-                put((vectors * values[..., None, :] ** power) @ vectors.mT, roots)
+                put(vectors.mT @ (vectors * values[..., None] ** power), roots)
         return matrices(roots)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surefoot.engine.matrix.stacks import alike, eigenvectors, gram, matrices, put
+from surefoot.engine.matrix.factors import accumulate, eigenvectors, orthonormal, whole
+from surefoot.engine.matrix.stacks import alike, matrices, put
 from surefoot.engine.precondition import Member
 
 SIDES = ("row", "column")
@@ -32,7 +33,7 @@ class Eigenbasis:
 
     def directions(self, members: Sequence[Member], group: Mapping[str, Any]) -> list[Tensor]:
         found: dict[int, Tensor] = {}
-        for some in alike(members, [member.t for member in members]):
+        for some in alike(members, [member.t for member in members], alone=True):
             made = _Step([members[i] for i in some], group, self.shapes(members[some[0]].p, group)).direction()
             found.update({i: d.view(members[i].p.shape) for i, d in zip(some, made, strict=True)})
         return [found[i] for i in range(len(members))]
@@ -58,11 +59,14 @@ class _Step:
     def put(self, name: str, values: Tensor) -> None:
         put(values, [member.kept[name] for member in self.members])
 
+    def factors(self, side: str) -> list[Tensor]:
+        return [member.kept[f"{side}_gram"] for member in self.members]
+
     def direction(self) -> Tensor:
         if self.t <= 1:
             self._measure()
             for side in self.sides:
-                found = eigenvectors(self.kept(f"{side}_gram"))
+                found = eigenvectors(matrices(whole(self.factors(side))))
                 if found is not None:
                     self.put(f"{side}_basis", found[1])
             return torch.zeros_like(self.g)
@@ -71,8 +75,8 @@ class _Step:
         g = _into(self.g, basis)
         m = self.kept("exp_avg").lerp_(g, 1 - beta1)
         v = self.kept("exp_avg_sq").mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        d = m / (v.sqrt() + self.group["eps"]) * ((1 - beta2**t) ** 0.5 / (1 - beta1**t))
-        d = _out_of(d, basis)
+        d = m / v.sqrt().add_(self.group["eps"])
+        d = _out_of(d.mul_((1 - beta2**t) ** 0.5 / (1 - beta1**t)), basis)
         self._measure()
         if t % self.group["precondition_frequency"] == 0 and basis:
             m, v = self._refresh(m, v, basis)
@@ -81,22 +85,19 @@ class _Step:
         return d
 
     def _measure(self) -> None:
-        """Let the preconditioners follow the gradient."""
+        """Let the factors follow the gradient."""
         beta = self.group["betas"][1] if self.group["shampoo_beta"] < 0 else self.group["shampoo_beta"]
         for side in self.sides:
-            made = gram(self.g if side == "row" else self.g.mT)
-            for member, new in zip(self.members, made, strict=True):
-                member.kept[f"{side}_gram"].lerp_(new, 1 - beta)
+            accumulate(self.factors(side), self.g if side == "row" else self.g.mT, beta)
 
     def _refresh(self, m: Tensor, v: Tensor, basis: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """One power iteration for the eigenvectors, which come in the order of their eigenvalues; moments follow."""
         m = _out_of(m, basis)
         new: dict[str, Tensor] = {}
         for side, q in basis.items():
-            moved = self.kept(f"{side}_gram") @ q
-            order = (q * moved).sum(-2).argsort(-1, descending=True)
-            # by Householder's reflections: Cholesky's decomposition, taken twice, was three times as slow
-            new[side] = torch.linalg.qr(moved.gather(-1, order[:, None, :].expand_as(moved)))[0]
+            moved = q @ matrices(whole(self.factors(side)))
+            order = (q * moved).sum(-1).argsort(-1, descending=True)
+            new[side] = orthonormal(moved.gather(-2, order[:, :, None].expand_as(moved)))
             self.put(f"{side}_basis", new[side])
             along, places = (-2, order[:, :, None]) if side == "row" else (-1, order[:, None, :])
             v = v.gather(along, places.expand_as(v))
@@ -104,12 +105,12 @@ class _Step:
 
 
 def _into(x: Tensor, basis: Mapping[str, Tensor]) -> Tensor:
-    """Q_row^T X Q_column."""
-    x = basis["row"].mT @ x if "row" in basis else x
-    return x @ basis["column"] if "column" in basis else x
+    """Q_row X Q_column^T: the rows of Q are the eigenvectors."""
+    x = basis["row"] @ x if "row" in basis else x
+    return x @ basis["column"].mT if "column" in basis else x
 
 
 def _out_of(x: Tensor, basis: Mapping[str, Tensor]) -> Tensor:
-    """Q_row X Q_column^T."""
-    x = basis["row"] @ x if "row" in basis else x
-    return x @ basis["column"].mT if "column" in basis else x
+    """Q_row^T X Q_column."""
+    x = basis["row"].mT @ x if "row" in basis else x
+    return x @ basis["column"] if "column" in basis else x

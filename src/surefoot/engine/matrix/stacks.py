@@ -1,11 +1,7 @@
 """Parameters of one shape as a stack of matrices, to be worked on together."""
 
-# torch.linalg's functions have no annotations
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportPrivateImportUsage=false
-
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,53 +11,38 @@ from torch import Tensor
 
 from surefoot.engine.precondition import Member
 
-AT_ONCE = 1 << 24  # elements that are worked on together: the memory that is needed besides
+AT_ONCE = {"cpu": 1 << 22}  # elements that are worked on together: the memory that is needed besides
+A_LOT = 1 << 24  # the same on other devices, where few large operations are what is quick
+ALONE = 1 << 16  # elements of a matrix that a CPU multiplies nearly as quickly by itself
 
-log = logging.getLogger("surefoot")
 
+def alike(members: Sequence[Member], also: Sequence[Any], alone: bool = False) -> Iterator[list[int]]:
+    """The members in portions of one shape, dtype and device, and of equal values in `also`.
 
-def alike(members: Sequence[Member], *also: Sequence[Any]) -> Iterator[list[int]]:
-    """The members in portions of one shape, dtype and device, and of equal values in each of `also`."""
+    alone: whether, on a CPU, large ones are portions of their own, so that states as large need not be copied
+    """
     kinds: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
     for i, member in enumerate(members):
-        more = tuple(values[i] for values in also)
-        kinds[member.g.shape, member.g.dtype, member.g.device, more].append(i)
+        kinds[member.g.shape, member.g.dtype, member.g.device, also[i]].append(i)
     for kind, places in kinds.items():
-        size = max(1, AT_ONCE // max(1, kind[0].numel()))
+        elements, device = max(1, kind[0].numel()), kind[2].type
+        size = max(1, AT_ONCE.get(device, A_LOT) // elements)
+        size = 1 if alone and device == "cpu" and elements >= ALONE else size
         yield from (places[i : i + size] for i in range(0, len(places), size))
 
 
 def matrices(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors [out, ...] of one shape as a stack [k, out, rest]; vectors as [k, size, 1]."""
-    stack = torch.stack([t.reshape(len(t), -1) if t.ndim > 1 else t.reshape(-1, 1) for t in tensors])
+    """Tensors [out, ...] of one shape as a stack [k, out, rest]; vectors as [k, size, 1].
+
+    A stack of one may be a view; `put` takes what was written into a stack to where it belongs, in either case.
+    """
+    each = [t.reshape(len(t), -1) if t.ndim > 1 else t.reshape(-1, 1) for t in tensors]
+    stack = each[0][None] if len(each) == 1 else torch.stack(each)
     return stack if stack.dtype == torch.float64 else stack.float()
 
 
 def put(values: Tensor, tensors: Sequence[Tensor]) -> None:
     """Write a stack's matrices into tensors."""
     for value, tensor in zip(values, tensors, strict=True):
-        tensor.copy_(value.view(tensor.shape))
-
-
-def gram(g: Tensor) -> Tensor:
-    """G G^T of a stack, of which only the blocks on and above the diagonal are worked out."""
-    n = g.shape[-2]
-    if n < 1024 or g.device.type != "cpu":
-        return g @ g.mT
-    out, cuts = g.new_empty(*g.shape[:-1], n), [n * i // 4 for i in range(5)]
-    for i in range(4):
-        rows = slice(cuts[i], cuts[i + 1])
-        after = slice(cuts[i], n)
-        out[..., rows, after] = g[..., rows, :] @ g[..., after, :].mT
-        out[..., after, rows] = out[..., rows, after].mT
-    return out
-
-
-def eigenvectors(grams: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Eigenvalues, falling, and eigenvectors of a stack of symmetric matrices; None where they cannot be found."""
-    try:
-        values, vectors = torch.linalg.eigh(grams)
-    except torch.linalg.LinAlgError as error:
-        log.warning(f"eigenvectors of a preconditioner could not be found, the old ones are kept: {error}")
-        return None
-    return values.flip(-1), vectors.flip(-1)
+        if value.data_ptr() != tensor.data_ptr():
+            tensor.copy_(value.view(tensor.shape))
