@@ -1,135 +1,137 @@
+"""The shapes' values, by their formulas written down once more, and by what their papers say of them."""
+
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
-import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.optim import lr_scheduler
 
 import surefoot as sf
-from surefoot.schedule import Schedule, constant, cosine, linear, parse, step
+from surefoot import schedule as s
+from surefoot.schedule.shape import SHAPES
 
-numbers = st.floats(0, 10, allow_nan=False).map(lambda x: round(x, 3))
-lengths = st.integers(1, 500)
-shapes = st.one_of(
-    st.builds(constant, numbers, lengths),
-    st.builds(step, lengths, numbers, lengths),
-    st.builds(linear, numbers, numbers, lengths),
-    st.builds(cosine, lengths, numbers),
-)
-times = st.one_of(st.integers(0, 10**9), st.floats(0, 2000, allow_nan=False))
+lengths = st.floats(1, 1000)
+numbers = st.floats(0, 3)
+shares = st.floats(0, 1)
 
 
-def torch_factors(make, steps: int) -> list[float]:
-    """What torch's scheduler makes of a base rate of 1, step by step."""
-    opt = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
-    scheduler = make(opt)
-    factors = []
-    for _ in range(steps):
-        factors.append(opt.param_groups[0]["lr"])
-        opt.step()
-        scheduler.step()
-    return factors
+def same(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
 
 
-def warmup_then_cosine(opt):
-    parts = [lr_scheduler.LinearLR(opt, 0.1, total_iters=5), lr_scheduler.CosineAnnealingLR(opt, T_max=195)]
-    return lr_scheduler.SequentialLR(opt, parts, milestones=[5])
+@settings(deadline=None)
+@given(lengths, shares)
+def test_rex(length, z):
+    """Chen et al.: (1 - z) / (1/2 + (1 - z) / 2)."""
+    assert same(s.rex(length)(z * length), (1 - z) / (0.5 + 0.5 * (1 - z)))
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [
-        (step(30, 0.1), lambda opt: lr_scheduler.StepLR(opt, 30, gamma=0.1)),
-        (cosine(200), lambda opt: lr_scheduler.CosineAnnealingLR(opt, T_max=200)),
-        (linear(0.1, 1, 5) >> cosine(195), warmup_then_cosine),
-        (step(7, 0.5), lambda opt: lr_scheduler.StepLR(opt, 7, gamma=0.5)),
-        (cosine(200, floor=0.1), lambda opt: lr_scheduler.CosineAnnealingLR(opt, T_max=200, eta_min=0.1)),
-        (linear(0.01, 1, 5), lambda opt: lr_scheduler.LinearLR(opt, 0.01, total_iters=5)),
-        (linear(1, 0.2, 150), lambda opt: lr_scheduler.LinearLR(opt, 1, 0.2, total_iters=150)),
-        (constant(0.5, 10) >> constant(1), lambda opt: lr_scheduler.ConstantLR(opt, 0.5, total_iters=10)),
-    ],
-)
-def test_values_are_torchs(ours, theirs):
-    assert [ours(t) for t in range(200)] == pytest.approx(torch_factors(theirs, 200), abs=1e-12)
+@settings(deadline=None)
+@given(lengths, st.floats(0, 1e6), numbers)
+def test_power_laws(scale, t, exponent):
+    assert same(s.power(scale, exponent)(t), (scale / (scale + t)) ** exponent)
+    assert same(s.inverse_sqrt(scale)(t), s.power(scale, 0.5)(t))
 
 
-def test_cosine_holds_its_floor_where_torchs_rises_again():
-    assert cosine(5)(10) == 0
-    assert torch_factors(lambda opt: lr_scheduler.CosineAnnealingLR(opt, T_max=5), 11)[10] == pytest.approx(1)
+@pytest.mark.parametrize("step", [1, 100, 4000, 4001, 50_000])
+def test_inverse_sqrt_is_the_transformers(step):
+    """Vaswani et al., eq. 3: d^-0.5 min(n^-0.5, n warmup^-1.5), with its highest rate as 1."""
+    peak = 4000**-0.5
+    theirs = min(step**-0.5, step * 4000**-1.5) / peak
+    assert same((s.warmup(4000) >> s.inverse_sqrt(4000))(step), theirs)
 
 
-@given(shapes, shapes, times)
-def test_then_hands_over_at_the_end(a, b, t):
-    both = a >> b
-    assert both(a.length) == b(0)
-    assert both(t) == (a(t) if t < a.length else b(t - a.length))
-    assert both.length == a.length + b.length
+@settings(deadline=None)
+@given(lengths, st.floats(0.01, 0.5), st.floats(0.01, 0.5), shares, shares)
+def test_wsd(length, up, down, floor, at):
+    warmup, cooldown, t = up * length, down * length, at * length
+    z = max(0.0, (t - (length - cooldown)) / cooldown)
+    curves = {"linear": 1 - z, "cosine": (1 + math.cos(math.pi * z)) / 2, "sqrt": 1 - math.sqrt(z)}
+    for curve, high in curves.items():
+        right = t / warmup if t < warmup else floor + (1 - floor) * high
+        assert s.wsd(warmup, cooldown, curve, floor, length)(t) == pytest.approx(right, abs=1e-6)
 
 
-@given(shapes, shapes, shapes, times)
-def test_then_is_associative(a, b, c, t):
-    assert (a >> b) >> c == a >> (b >> c)
-    assert ((a >> b) >> c)(t) == (a >> (b >> c))(t)
+@settings(deadline=None)
+@given(lengths, st.sampled_from([1, 1.5, 2, 3]), st.floats(0.3, 1.5), st.floats(0, 0.2), st.floats(0, 5000))
+def test_restarts(first, stretch, height, floor, t):
+    """Walked cycle by cycle."""
+    begin, length, high = 0.0, first, 1.0
+    while t >= begin + length:
+        begin, length, high = begin + length, length * stretch, high * height
+    value = s.cosine_restarts(first, stretch, height, floor)(t)
+    if min(t - begin, begin + length - t) < 1e-6 * (1 + t):  # at a restart, rounding decides which cycle it is
+        return
+    share = (t - begin) / length
+    assert same(value, floor + (max(high, floor) - floor) * (1 + math.cos(math.pi * share)) / 2)
 
 
-@given(shapes, shapes, times)
-def test_values_are_numbers_and_never_negative(a, b, t):
-    value = (a >> b)(t)
-    assert not math.isnan(value)
-    assert value >= 0 or value == pytest.approx(0, abs=1e-12)
+def test_restarts_begin_again_where_they_should():
+    """At the sums of lengths, at which logarithms are off by one."""
+    for stretch in (1, 2, 3):
+        restarts = s.cosine_restarts(7, stretch)
+        at = 0
+        for i in range(20 if stretch == 1 else 10):
+            assert restarts(at) == 1, (stretch, i)
+            at += 7 * stretch**i
 
 
-@given(shapes, shapes)
-def test_past_the_end_it_holds(a, b):
-    both = a >> b
-    assert both(both.length) == both(both.length + 12345)
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 100), numbers), min_size=1, max_size=5, unique_by=lambda p: p[0]), shares)
+def test_piecewise_goes_through_its_points(points, share):
+    points = [(0, 1.0), *sorted(points)]
+    lines = s.piecewise(*points)
+    for (a, low), (b, high) in pairwise(points):
+        assert same(lines(a), low)
+        assert same(lines(a + share * (b - a)), low + share * (high - low))
+    assert lines(10**6) == points[-1][1]
 
 
-@given(shapes, shapes)
-def test_text_reads_back(a, b):
-    for schedule in (a, a >> b):
-        assert parse(str(schedule)) == schedule
-        assert eval(repr(schedule), vars(sf.schedule).copy()) == schedule
-        assert hash(parse(str(schedule))) == hash(schedule)
+@settings(deadline=None)
+@given(lengths, numbers, numbers, shares)
+def test_lines(length, a, b, share):
+    line = s.linear(a, b, length)
+    assert line(0) == a
+    assert line(length) == line(2 * length) == b
+    assert same(line(share * length), a + share * (b - a))
+    assert s.warmup(length, a)(share * length) == s.linear(a, 1, length)(share * length)
+    assert same(s.polynomial(length, 1)(share * length), 1 - share)
 
 
-@given(shapes, st.integers(501, 2000))
-def test_what_has_no_length_lasts_to_the_end_of_the_run(a, total):
-    assert (a >> cosine()).over(total) == a >> cosine(total - a.length)
-    assert (a >> constant()).over(total)(total) == 1
-    assert a.over(total) == a
+def test_a_function_of_the_users():
+    twice = s.function(lambda t: 2 * t, 5)
+    assert [twice(t) for t in (0, 3, 5, 9)] == [0, 6, 10, 10]
+    assert s.function(math.sqrt) == s.function(math.sqrt)
+    assert (s.function(math.sqrt, 4) >> s.cosine(3))(4) == 1
 
 
-def test_what_the_run_never_reaches_falls_away():
-    short = (linear(0, 1, 5) >> cosine()).over(3)
+def test_one_cycle_for_momentum_goes_the_other_way():
+    cycle = s.one_cycle(10, start=1, peak=0.8, end=1, rise=0.5, curve="linear")
+    assert [cycle(t) for t in (0, 5, 10)] == [1, 0.8, 1]
+    three = s.one_cycle(10, start=0.2, end=0, rise=0.3, curve="linear", phases=3)
+    assert [three(t) for t in (0, 3, 6, 8, 10)] == pytest.approx([0.2, 1, 0.2, 0.1, 0])
+
+
+def test_what_every_shape_is_called_and_documented():
+    """The public functions are the shapes that text knows, each with its formula."""
+    public = {name for name in s.__all__ if name.islower()} - {"drive", "from_torch", "parse"}
+    assert public == set(SHAPES)
+    for name in public:
+        make = getattr(s, name)
+        assert make.__name__ == name
+        assert "f(t) =" in make.__doc__ or name in ("cyclic", "wsd", "one_cycle", "piecewise", "function", "plateau")
+        assert ">>> " in make.__doc__
+
+
+def test_what_the_rate_never_reaches_falls_away():
+    short = (s.linear(0, 1, 5) >> s.cosine()).over(3)
     assert [short(t) for t in (0, 3)] == [0, pytest.approx(0.6)]
 
 
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: cosine() >> cosine(3), "cosine has no length, so nothing can follow it"),
-        (lambda: step(3) >> cosine(3), "step(3) has no length"),
-        (lambda: cosine()(3), "cosine has no length: give it one"),
-        (lambda: cosine(5)(-3), "there is no time -3"),
-        (lambda: cosine(0), "cosine: length=0 must be more than 0"),
-        (lambda: cosine(-1), "length=-1 must be 0 or more"),
-        (lambda: step(0), "every=0"),
-        (lambda: linear(0, float("inf"), 5), "end=inf must be a finite number"),
-        (lambda: constant("1"), "factor='1'"),
-        (lambda: constant(True), "factor=True"),
-    ],
-)
-def test_mistakes_are_named(make, words):
-    with pytest.raises(sf.UserError) as error:
-        make()
-    assert words in str(error.value)
-
-
-def test_only_schedules_follow_schedules():
-    with pytest.raises(TypeError):
-        cosine(3) >> 3
-    assert isinstance(cosine(3) >> cosine(3), Schedule)
+def test_schedules_are_frozen():
+    with pytest.raises(AttributeError):
+        s.cosine(3).length = 5
+    assert isinstance(s.cosine(3), sf.schedule.Schedule)

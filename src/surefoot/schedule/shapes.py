@@ -1,8 +1,4 @@
-"""Schedules: pure functions of time. `shape(t)` is the factor on the base rate at time t.
-
-Time is counted in whatever unit drives the schedule (see `drive`). A shape lasts for its `length`; asked about later
-times it holds its last value. A shape without a length lasts for the rest of the run and learns how long that is from
-`over(total)`. `a >> b` is a, then b with its own clock starting at 0.
+"""The pieces that schedules are made of: each a formula in t, which `value` states.
 
 The guide's three schedules (section 4), for 200 epochs:
 
@@ -21,170 +17,133 @@ linear(0.1, 1, 5) >> cosine(195)
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
-from surefoot.errors import UserError
-
-
-class Schedule:
-    """A function of time, and how it combines with others. Frozen, hashable; its `repr` is its text form."""
-
-    parts: tuple[Shape, ...]  # the shapes it is made of, in their order
-    length: float | None  # how long it lasts; None: for the rest of the run
-    incomplete: bool  # whether its form depends on a length that it has not got
-
-    def __call__(self, t: float) -> float:
-        """The factor on the base rate at time t >= 0."""
-        raise NotImplementedError
-
-    def __rshift__(self, other: Schedule) -> Chain:
-        """This schedule for its length, then `other`."""
-        if not isinstance(other, Schedule):  # pyright: ignore[reportUnnecessaryIsInstance]
-            return NotImplemented
-        return Chain((*self.parts, *other.parts))
-
-    def over(self, total: float) -> Schedule:
-        """This schedule for a run of length `total`: what had no length lasts to the end."""
-        raise NotImplementedError
+from surefoot.schedule.shape import Shape, number, raised, shape, time
+from surefoot.schedule.times import Time
 
 
-@dataclass(frozen=True, repr=False)
-class Shape(Schedule):
-    """One piece of a schedule.
-
-    stretches: whether its form depends on its length
-    """
-
-    stretches: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.name == "length" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise UserError(f"{self.name}: {f.name}={value!r} must be a finite number")
-            if value < 0 or (value == 0 and f.name in ("length", "every")):
-                raise UserError(
-                    f"{self.name}: {f.name}={value!r} must be {'more than 0' if value == 0 else '0 or more'}"
-                )
-
-    @property
-    def name(self) -> str:
-        return type(self).__name__.lower()
-
-    @property
-    def incomplete(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.stretches and self.length is None
-
-    def __call__(self, t: float) -> float:
-        if not t >= 0:
-            raise UserError(f"{self}: there is no time {t}, it begins at 0")
-        return self._factor(t if self.length is None else min(t, self.length))
-
-    def _factor(self, t: float) -> float:
-        """The factor at a time within the shape's length."""
-        raise NotImplementedError
-
-    def formula(self, rest: str) -> str:
-        """The factor as plain Python in t, math and, where the shape has no length, the expression `rest`."""
-        raise NotImplementedError
-
-    def text_length(self, rest: str) -> str:
-        """The length as plain Python: a number, or `rest` where the shape has none."""
-        return rest if self.length is None else _number(self.length)
-
-    def over(self, total: float) -> Shape:
-        return self if self.length is not None else replace(self, length=total)
-
-    @property
-    def parts(self) -> tuple[Shape, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return (self,)
-
-    def span(self) -> float:
-        """The length; a shape without one is refused here."""
-        if self.length is None:
-            raise UserError(f"{self} has no length: give it one, or drive it with total=")
-        return self.length
-
-    def __repr__(self) -> str:
-        """The shortest text that reads back as this shape."""
-        args: list[str] = []
-        by_name = False
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if value == f.default:
-                by_name = True
-            else:
-                args.append(f"{f.name}={_number(value)}" if by_name else _number(value))
-        return f"{self.name}({', '.join(args)})" if args else self.name
-
-
+@shape("constant")
 @dataclass(frozen=True, repr=False)
 class Constant(Shape):
     """The same factor all along: f(t) = factor.
 
-    >>> constant(0.5, 10)(3)
+    >>> import surefoot as sf
+    >>> sf.schedule.constant(0.5, 10)(3)
     0.5
     """
 
-    factor: float = 1
-    length: float | None = None
+    factor: float = number(1)
+    length: Time | None = time(None)
 
-    def _factor(self, t: float) -> float:
-        return float(self.factor)
-
-    def formula(self, rest: str) -> str:
-        return repr(float(self.factor))
+    @staticmethod
+    def value(t: float, factor: float) -> float:
+        return float(factor)
 
 
+@shape("step")
 @dataclass(frozen=True, repr=False)
 class Step(Shape):
     """Step decay: f(t) = gamma ^ floor(t / every), as torch's StepLR.
 
-    >>> [step(30, 0.1)(t) for t in (0, 29, 30)]
+    >>> import surefoot as sf
+    >>> [sf.schedule.step(30, 0.1)(t) for t in (0, 29, 30)]
     [1.0, 1.0, 0.1]
     """
 
-    every: float
-    gamma: float = 0.1
-    length: float | None = None
+    every: Time = time()
+    gamma: float = number(0.1)
+    length: Time | None = time(None)
 
-    def _factor(self, t: float) -> float:
-        try:
-            return float(self.gamma) ** (t // self.every)
-        except OverflowError:  # Python's way of saying infinity
-            return math.inf
-
-    def formula(self, rest: str) -> str:
-        time = "t" if self.length is None else f"min(t, {_number(self.length)})"
-        return f"{float(self.gamma)!r} ** ({time} // {_number(self.every)})"
+    @staticmethod
+    def value(t: float, every: float, gamma: float) -> float:
+        return raised(gamma, t // every)
 
 
+@shape("multistep")
+@dataclass(frozen=True, repr=False)
+class MultiStep(Shape):
+    """A factor at each milestone: f(t) = gamma ^ (how many milestones are at t or before), as torch's MultiStepLR.
+
+    >>> import surefoot as sf
+    >>> [sf.schedule.multistep((30, 80))(t) for t in (29, 30, 80)]
+    [1.0, 0.1, 0.010000000000000002]
+    """
+
+    milestones: tuple[Time, ...] = time()
+    gamma: float = number(0.1)
+    length: Time | None = time(None)
+
+    @staticmethod
+    def value(t: float, milestones: tuple[float, ...], gamma: float) -> float:
+        return raised(gamma, sum(t >= milestone for milestone in milestones))
+
+
+@shape("exponential")
+@dataclass(frozen=True, repr=False)
+class Exponential(Shape):
+    """Exponential decay: f(t) = gamma ^ t, as torch's ExponentialLR.
+
+    >>> import surefoot as sf
+    >>> sf.schedule.exponential(0.5)(2)
+    0.25
+    """
+
+    gamma: float = number()
+    length: Time | None = time(None)
+
+    @staticmethod
+    def value(t: float, gamma: float) -> float:
+        return raised(gamma, t)
+
+
+@shape("linear")
 @dataclass(frozen=True, repr=False)
 class Linear(Shape):
     """A straight line: f(t) = start + (end - start) t / length, as torch's LinearLR; warm-up, or decay to zero.
 
-    >>> [linear(0.1, 1, 5)(t) for t in (0, 5, 100)]
+    >>> import surefoot as sf
+    >>> [sf.schedule.linear(0.1, 1, 5)(t) for t in (0, 5, 100)]
     [0.1, 1.0, 1.0]
     """
 
     stretches: ClassVar = True
 
-    start: float
-    end: float
-    length: float | None = None
+    start: float = number()
+    to: float = number(argument="end")
+    length: Time | None = time(None)
 
-    def _factor(self, t: float) -> float:
-        share = t / self.span()
-        return self.start * (1 - share) + self.end * share
-
-    def formula(self, rest: str) -> str:
-        share = f"min(t / {self.text_length(rest)}, 1)"
-        return f"{_number(self.start)} + {_number(self.end - self.start)} * {share}"
+    @staticmethod
+    def value(t: float, start: float, to: float, length: float) -> float:
+        share = t / length
+        return start * (1 - share) + to * share
 
 
+@shape("warmup")
+@dataclass(frozen=True, repr=False)
+class Warmup(Shape):
+    """A straight line up to 1: f(t) = start + (1 - start) t / length.
+
+    Goyal et al. 2017, "Accurate, large minibatch SGD" (arXiv:1706.02677), section 2.2.
+
+    >>> import surefoot as sf
+    >>> [sf.schedule.warmup(5)(t) for t in (0, 1, 5)]
+    [0.0, 0.2, 1.0]
+    """
+
+    stretches: ClassVar = True
+
+    length: Time | None = time(None)
+    start: float = number(0)
+
+    @staticmethod
+    def value(t: float, start: float, length: float) -> float:
+        share = t / length
+        return start * (1 - share) + share
+
+
+@shape("cosine")
 @dataclass(frozen=True, repr=False)
 class Cosine(Shape):
     """Half a cosine from 1 down to `floor`: f(t) = floor + (1 - floor) (1 + cos(pi t / length)) / 2.
@@ -192,68 +151,102 @@ class Cosine(Shape):
     Loshchilov & Hutter 2017, "SGDR: stochastic gradient descent with warm restarts" (arXiv:1608.03983), eq. 5, without
     the restarts. Past its length it holds the floor, where torch's CosineAnnealingLR rises again.
 
-    >>> [cosine(10, floor=0.1)(t) for t in (0, 10, 20)]
+    >>> import surefoot as sf
+    >>> [sf.schedule.cosine(10, floor=0.1)(t) for t in (0, 10, 20)]
     [1.0, 0.1, 0.1]
     """
 
     stretches: ClassVar = True
 
-    length: float | None = None
-    floor: float = 0
+    length: Time | None = time(None)
+    low: float = number(0, argument="floor")
 
-    def _factor(self, t: float) -> float:
-        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * t / self.span())) / 2
-
-    def formula(self, rest: str) -> str:
-        wave = f"(1 + math.cos(math.pi * min(t / {self.text_length(rest)}, 1))) / 2"
-        return wave if self.floor == 0 else f"{_number(self.floor)} + {_number(1 - self.floor)} * {wave}"
+    @staticmethod
+    def value(t: float, low: float, length: float) -> float:
+        return low + (1 - low) * (1 + math.cos(math.pi * t / length)) / 2
 
 
+@shape("polynomial")
 @dataclass(frozen=True, repr=False)
-class Chain(Schedule):
-    """Shapes one after the other, each with its own clock; all but the last need a length."""
+class Polynomial(Shape):
+    """f(t) = floor + (1 - floor) (1 - t / length) ^ power, as torch's PolynomialLR.
 
-    parts: tuple[Shape, ...]
+    >>> import surefoot as sf
+    >>> sf.schedule.polynomial(10, power=2)(5)
+    0.25
+    """
 
-    def __post_init__(self) -> None:
-        for part in self.parts[:-1]:
-            if part.length is None:
-                raise UserError(f"{part} has no length, so nothing can follow it: give it one, or put it last")
+    stretches: ClassVar = True
 
-    @property
-    def length(self) -> float | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        last = self.parts[-1].length
-        return None if last is None else self._before() + last
+    length: Time | None = time(None)
+    power: float = number(1)
+    low: float = number(0, argument="floor")
 
-    @property
-    def incomplete(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.parts[-1].incomplete
-
-    def __call__(self, t: float) -> float:
-        *before, last = self.parts
-        for part in before:
-            if t < part.span():
-                return part(t)
-            t -= part.span()
-        return last(t)
-
-    def over(self, total: float) -> Schedule:
-        rest = total - self._before()
-        if rest <= 0 and self.parts[-1].length is None:  # the run ends before the last part begins
-            return Chain(self.parts[:-1])
-        return Chain((*self.parts[:-1], self.parts[-1].over(rest)))
-
-    def _before(self) -> float:
-        return sum(part.span() for part in self.parts[:-1])
-
-    def __repr__(self) -> str:
-        return " >> ".join(map(repr, self.parts))
+    @staticmethod
+    def value(t: float, power: float, low: float, length: float) -> float:
+        return low + (1 - low) * (1 - t / length) ** power
 
 
-def _number(value: Any) -> str:
-    """A number as a person writes it: 1 for 1.0, but exact."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e16 else repr(value)
+@shape("rex")
+@dataclass(frozen=True, repr=False)
+class Rex(Shape):
+    """Slow at first, fast at the end: f(t) = 2 (1 - z) / (2 - z), z = t / length.
+
+    Chen, Wolfe & Kyrillidis 2022, "REX: revisiting budgeted training with an improved schedule" (arXiv:2107.04197),
+    section 3.
+
+    >>> import surefoot as sf
+    >>> round(sf.schedule.rex(10)(5), 4)
+    0.6667
+    """
+
+    stretches: ClassVar = True
+
+    length: Time | None = time(None)
+
+    @staticmethod
+    def value(t: float, length: float) -> float:
+        return 2 * (1 - t / length) / (2 - t / length)
 
 
-constant, step, linear, cosine = Constant, Step, Linear, Cosine
-SHAPES: dict[str, type[Shape]] = {shape.__name__.lower(): shape for shape in (Constant, Step, Linear, Cosine)}
+@shape("inverse_sqrt")
+@dataclass(frozen=True, repr=False)
+class InverseSqrt(Shape):
+    """f(t) = sqrt(timescale / (timescale + t)).
+
+    So `warmup(4000) >> inverse_sqrt(4000)` is the schedule of Vaswani et al. 2017 (arXiv:1706.03762), eq. 3, with its
+    highest rate as the base.
+
+    >>> import surefoot as sf
+    >>> sf.schedule.inverse_sqrt(100)(300)
+    0.5
+    """
+
+    timescale: Time = time()
+    length: Time | None = time(None)
+
+    @staticmethod
+    def value(t: float, timescale: float) -> float:
+        return math.sqrt(timescale / (timescale + t))
+
+
+@shape("power")
+@dataclass(frozen=True, repr=False)
+class Power(Shape):
+    """A power law: f(t) = (1 + t / timescale) ^ -exponent; with exponent 1/2 it is `inverse_sqrt`.
+
+    The exponent is that of Shen et al. 2024, "Power scheduler: a batch size and token number agnostic learning rate
+    scheduler" (arXiv:2408.13359), eq. 4.
+
+    >>> import surefoot as sf
+    >>> sf.schedule.power(100, exponent=1)(300)
+    0.25
+    """
+
+    timescale: Time = time()
+    exponent: float = number(0.51)
+    length: Time | None = time(None)
+
+    @staticmethod
+    def value(t: float, timescale: float, exponent: float) -> float:
+        return (1 + t / timescale) ** -exponent
