@@ -39,6 +39,13 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/backward_memory.py
 	$(BIN)/python benchmarks/sharded.py
 	$(BIN)/python benchmarks/matrix.py
+	$(BIN)/python benchmarks/elementwise.py
+	$(BIN)/python benchmarks/eight_bit.py
+	$(BIN)/python benchmarks/schedule.py
+	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/record.py
+	$(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/optimizers.py
 	$(BIN)/python benchmarks/tasks.py
 

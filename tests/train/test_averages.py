@@ -19,6 +19,8 @@ NAMES = ["schedule-free-sgd", "schedule-free-adamw"]
 
 
 def recipe(name: str, **changes) -> sf.Recipe:
+    if name == "ema":
+        return RECIPE.replace(ema=0.9, **changes)
     return RECIPE.replace(optimizer=name, lr=0.05 if "free" in name else None, schedule="constant", **changes)
 
 
@@ -82,7 +84,7 @@ def test_validating_changes_no_training(tmp_path):
 
 
 @pytest.mark.parametrize("stop_at", [3, 7, 12, 28])
-@pytest.mark.parametrize("name", [*NAMES, "prodigy"])
+@pytest.mark.parametrize("name", [*NAMES, "prodigy", "ema"])
 def test_stopping_and_going_on_changes_nothing(tmp_path, name, stop_at):
     calls = []
 
@@ -104,8 +106,35 @@ def test_stopping_and_going_on_changes_nothing(tmp_path, name, stop_at):
     for number, kept in states[1]["state"].items():
         assert kept.keys() == states[0]["state"][number].keys()
         assert all(torch.equal(kept[key], states[0]["state"][number][key]) for key in kept)
+    trained = [each.last.state()["trained"] for each in (run, whole)]
+    assert trained[0].keys() == trained[1].keys()
+    assert all(torch.equal(trained[0][key], trained[1][key]) for key in trained[1])
 
 
 def test_plain_pytorch_has_no_such_optimizer():
     with pytest.raises(sf.UserError, match="plain PyTorch has no schedule-free"):
         recipe(NAMES[1]).code()
+
+
+def test_the_exponential_average_is_evaluated_beside_the_raw_weights_and_kept(tmp_path):
+    task, chosen = toy(model=noisy), recipe("ema", schedule="constant")
+    run = sf.train(task, chosen, tmp_path / "run", quiet=True)
+    model, optimizer = hand_written(task, chosen)
+    raw = {name: t.detach().clone() for name, t in model.state_dict().items()}
+    with optimizer.averaged():
+        averages = [p.detach().clone() for p in model.parameters()]
+    kept = task.model()
+    run.last.load_model(kept)
+    assert all(torch.equal(p, q) for p, q in zip(kept.parameters(), averages, strict=True))
+    assert all(torch.equal(raw[name], t) for name, t in run.last.state()["trained"].items())
+    assert loss_of(run.last, task) == pytest.approx(run.last.values["val/loss"], rel=1e-5)
+    with torch.no_grad():
+        loss = F.cross_entropy(model.eval()(task.val[0]), task.val[1]).item()
+    assert run.last.values["val/raw/loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_an_average_changes_no_training(tmp_path):
+    runs = [sf.train(toy(model=noisy), RECIPE.replace(ema=ema), tmp_path / str(ema), quiet=True) for ema in (None, 0.9)]
+    assert runs[0].signal("train/loss") == runs[1].signal("train/loss")
+    raw = [value for _, value in runs[1].signal("val/raw/loss")]
+    assert raw == [value for _, value in runs[0].signal("val/loss")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from toys import RECIPE, noisy, toy, weights
 
 import surefoot as sf
+from surefoot.train.prove import compare
 from surefoot.train.stop import Interrupted
 
 
@@ -46,6 +48,24 @@ def test_stopping_and_going_on_changes_nothing(tmp_path, stop_at, signum, every)
     assert all(torch.equal(p, q) for p, q in pairs)
     for name in ("train/loss", "train/lr", "train/grad_norm", "val/loss", "val/accuracy"):
         assert run.signal(name) == whole.signal(name)
+    assert compare(run.last.state(), whole.last.state())[1] == ""
+
+
+@pytest.mark.parametrize("point", ["step", "evaluation", "checkpoint"])
+def test_stopping_at_the_end_of_an_epoch_leaves_no_trace(tmp_path, point):
+    """Nothing in the state differs from that of the run that was not stopped, whichever moment it was."""
+
+    def stop(t):
+        if t.position.step == 14:
+            signal.raise_signal(signal.SIGINT)
+
+    recipe = RECIPE.replace(steps=17, ema=0.9, early_stop="plateau(patience=9)")
+    whole = sf.train(toy(), recipe, tmp_path / "whole", quiet=True)
+    with pytest.raises(Interrupted):
+        sf.train(toy(), recipe, tmp_path / "run", quiet=True, callbacks={point: stop})
+    run = sf.train(toy(), dir=tmp_path / "run", resume=True, quiet=True)
+    assert compare(run.last.state(), whole.last.state())[1] == ""
+    assert run.signal("val/loss") == whole.signal("val/loss")
 
 
 def test_stopping_while_validating(tmp_path):
@@ -172,9 +192,13 @@ def test_ignored_signals_stay_ignored(tmp_path):
         signal.signal(signal.SIGINT, before)
 
 
-def test_resuming_a_dataloader_in_mid_epoch_warns(tmp_path, caplog):
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*toy().train), batch_size=10, shuffle=True)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shuffling_dataloader_is_resumed_in_mid_epoch(tmp_path, workers):
+    data = torch.utils.data.TensorDataset(*toy().train)
     calls = []
+
+    def loader():
+        return torch.utils.data.DataLoader(data, batch_size=10, shuffle=True, num_workers=workers)
 
     def loss(outputs, targets):
         calls.append(1)
@@ -182,7 +206,44 @@ def test_resuming_a_dataloader_in_mid_epoch_warns(tmp_path, caplog):
             signal.raise_signal(signal.SIGINT)
         return F.cross_entropy(outputs, targets)
 
+    recipe = RECIPE.replace(epochs=2)
+    whole = sf.train(toy(train=loader()), recipe, tmp_path / "whole", quiet=True)
     with pytest.raises(Interrupted):
-        sf.train(toy(loss=loss, train=loader), RECIPE, tmp_path / "run", quiet=True)
-    sf.train(toy(train=loader), dir=tmp_path / "run", resume=True, quiet=True)
-    assert "may come twice" in caplog.text
+        sf.train(toy(loss=loss, train=loader()), recipe, tmp_path / "run", quiet=True)
+    run = sf.train(toy(train=loader()), dir=tmp_path / "run", resume=True, quiet=True)
+    assert run.signal("train/loss") == whole.signal("train/loss")
+
+
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        x, y = toy().train
+        for i in itertools.count():
+            yield x[i % 64], y[i % 64]
+
+
+def test_a_stream_trains_by_steps_and_is_resumed(tmp_path, caplog):
+    recipe = RECIPE.replace(steps=20, schedule_every="step")
+
+    def stop(t):
+        if t.position.step == 9:
+            signal.raise_signal(signal.SIGINT)
+
+    whole = sf.train(toy(train=Endless()), recipe, tmp_path / "whole", quiet=True)
+    with pytest.raises(Interrupted):
+        sf.train(toy(train=Endless()), recipe, tmp_path / "run", quiet=True, callbacks={"step": stop})
+    run = sf.train(toy(train=Endless()), dir=tmp_path / "run", resume=True, quiet=True)
+    assert run.signal("train/loss") == whole.signal("train/loss")
+    assert "9 batches are passed over" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "a stream, which has no epochs: give the recipe steps="),
+        ({"steps": 5}, "let the schedule count steps"),
+    ],
+)
+def test_a_stream_has_no_epochs(tmp_path, changes, words):
+    with pytest.raises(sf.UserError, match=words):
+        sf.train(toy(train=Endless()), RECIPE.replace(**changes), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -3,5 +3,6 @@
 from surefoot.record.checkpoint import Checkpoint
 from surefoot.record.recorder import Recorder
 from surefoot.record.run import Run
+from surefoot.record.weights import load_weights
 
-__all__ = ["Checkpoint", "Recorder", "Run"]
+__all__ = ["Checkpoint", "Recorder", "Run", "load_weights"]

@@ -11,16 +11,25 @@ from surefoot.engine.options import NAMES as ENGINE
 from surefoot.errors import UserError
 from surefoot.optim import registry
 from surefoot.schedule import parse
+from surefoot.schedule.source import plain_python
 
 if TYPE_CHECKING:
     from surefoot.task.recipe import Recipe
 
+# settings that would make another program of the template; `nonfinite` is what happens in no sound training
+OURS = (
+    "steps", "seconds", "accumulate", "precision", "ema", "evaluate_every", "keep_best", "early_stop", "compile",
+    "channels_last", "recompute",
+)  # fmt: skip
 TEMPLATE = """\
 import math
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
+
+
+{definitions}
 
 
 def train(make_model, criterion, train_set, val_set, device="cpu"):
@@ -34,7 +43,7 @@ def train(make_model, criterion, train_set, val_set, device="cpu"):
 
     def factor(t):
         # {schedule}, in {unit}s
-{factor}
+        return {factor}
 
     scheduler = LambdaLR(optimizer, factor)
     best = math.inf
@@ -69,13 +78,21 @@ def train(make_model, criterion, train_set, val_set, device="cpu"):
 
 def plain_pytorch(recipe: Recipe) -> str:
     """Code of a function `train(make_model, criterion, train_set, val_set, device)` that needs torch alone."""
+    from surefoot.task.recipe import SETTINGS
+
     entry = registry.entry(recipe.optimizer)
     if not hasattr(torch.optim, entry.factory.__name__) or entry.policy is not None:
         raise UserError(f"plain PyTorch has no {recipe.optimizer} as surefoot's is: train with sf.train")
+    for name in OURS:
+        if getattr(recipe, name) != SETTINGS[name].default:
+            raise UserError(f"plain PyTorch code cannot have {name}={getattr(recipe, name)!r}: train with sf.train")
     optimizer = registry.entry(recipe.optimizer).factory.__name__
     if not hasattr(torch.optim, optimizer):
         raise UserError(f"plain PyTorch has no {optimizer}: choose another optimizer, or train with sf.train")
     per_step = recipe.schedule_every == "step"
+    epoch = "len(train_loader)" if per_step else "1"
+    units = {"ep": epoch, "st": f"{epoch} / len(train_loader)", "%": "total / 100"}
+    definitions, factor = plain_python(parse(recipe.schedule), "total", units)
     steps = ["optimizer.step()"]
     if recipe.clip_norm is not None:
         steps.insert(0, f"torch.nn.utils.clip_grad_norm_(model.parameters(), {recipe.clip_norm})")
@@ -89,7 +106,8 @@ def plain_pytorch(recipe: Recipe) -> str:
         total=f"{recipe.epochs} * len(train_loader)" if per_step else recipe.epochs,
         schedule=recipe.schedule,
         unit=recipe.schedule_every,
-        factor=_factor(recipe.schedule),
+        definitions=definitions.replace("\n\n", "\n\n\n"),
+        factor=factor,
         after_backward=inner if per_step else inner + "        scheduler.step()\n",
     )
 
@@ -103,16 +121,3 @@ def _arguments(recipe: Recipe) -> dict[str, Any]:
         raise UserError(f"plain PyTorch has no {name}: take it out of the recipe's options, or train with sf.train")
     own = {name: value for name, value in chosen.items() if name in torchs and value != torchs[name].default}
     return {"lr": recipe.lr, **own}
-
-
-def _factor(schedule: str) -> str:
-    """The body of the schedule's function of t."""
-    *before, last = parse(schedule).parts
-    lines: list[str] = []
-    rest = "total"
-    for shape in before:
-        length = shape.text_length(rest)
-        lines += [f"if t < {length}:", f"    return {shape.formula(rest)}", f"t -= {length}"]
-        rest += f" - {length}"
-    lines.append(f"return {last.formula(f'max({rest}, 1)' if before else rest)}")
-    return "\n".join(f"        {line}" for line in lines)

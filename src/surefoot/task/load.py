@@ -37,6 +37,14 @@ def load(reference: str) -> Task:
         if reference.endswith(".py"):
             raise UserError(f"{reference}: say which function returns the task: {reference}:function")
         raise unknown("task", reference, BUILTIN)
+    home = reference.rpartition(":")[0]
+    function = function_of(reference)
+    source = Path(home).resolve() if home.endswith(".py") else source_of(function)
+    return _make(function, Path(reference).as_posix(), source)
+
+
+def function_of(reference: str) -> Callable[..., Any]:
+    """The function that `path/to/file.py:function` or `module:function` names."""
     home, _, name = reference.rpartition(":")
     if not (home and name):
         raise UserError(f"task {reference}: it must be path/to/file.py:function or module:function")
@@ -47,8 +55,7 @@ def load(reference: str) -> Task:
         raise unknown(f"function in {home}:", name, own[:20])
     if not callable(function):
         raise UserError(f"{reference} must be a function that returns a surefoot.Task, not a {type(function).__name__}")
-    source = Path(home).resolve() if home.endswith(".py") else source_of(function)
-    return _make(function, Path(reference).as_posix(), source)
+    return function
 
 
 def same(reference: str, source: Path | None, other: str, other_source: Path | None) -> bool:

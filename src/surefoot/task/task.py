@@ -113,11 +113,14 @@ class Task:
 
     def better(self, values: Mapping[str, float], than: Mapping[str, float] | None) -> bool:
         """Whether these validation results beat those (None: there are none yet)."""
-        value = values[self.score]
-        if than is None:
-            return not math.isnan(value)
+        merit, other = self.merit(values), None if than is None else self.merit(than)
+        return merit is not None and (other is None or merit > other)
+
+    def merit(self, values: Mapping[str, float]) -> float | None:
+        """How good these validation results are: the larger the better; None where that is no number."""
+        value = values.get(self.score, math.nan)
         high = self.metric is not None and getattr(self.metric, "higher_is_better", True)
-        return value > than[self.score] if high else value < than[self.score]
+        return None if math.isnan(value) else value if high else -value
 
 
 def _split(batch: Any) -> tuple[Sequence[Any], Mapping[str, Any], Any]:

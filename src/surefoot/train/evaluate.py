@@ -3,52 +3,42 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from surefoot.errors import UserError
-from surefoot.optim import Optimizer
 from surefoot.optim.optimizer import is_number
 from surefoot.task.task import Outcome, Task, described
-from surefoot.train.data import Batches, to_device
-
-REFRESHING = 50  # batches that batch norm's statistics are measured on
-
-
-def refresh(task: Task, model: nn.Module, optimizer: Optimizer, data: Batches, device: torch.device) -> None:
-    """Where the weights are not those that were trained but their average, measure batch norm's statistics at these."""
-
-    def some() -> Iterator[Any]:
-        for batch in islice(data.epoch(0), REFRESHING):
-            yield to_device(batch, device)
-
-    if optimizer.holds_averages:
-        optimizer.refresh_batch_norm(model, some(), lambda batch: task.outcome(model, batch))
+from surefoot.train.distributed import Processes
 
 
 @torch.no_grad()
-def evaluate(task: Task, model: nn.Module, batches: Iterable[Any], device: torch.device) -> dict[str, float]:
-    """The loss and the metric over all the batches, each item with the same weight; leaves the model in eval mode.
+def evaluate(
+    task: Task, model: nn.Module, batches: Iterable[Any], outcome_of: Callable[[Any], Outcome], processes: Processes
+) -> dict[str, float]:
+    """The loss and the metric over all the batches, each item with the same weight; the model's mode is as before.
 
     Returns:
         results by the names of the record, such as {"val/loss": 0.1, "val/accuracy": 0.98}
     """
+    training = model.training
     model.eval()
     sums: defaultdict[str, Any] = defaultdict(float)
     counts: defaultdict[str, Any] = defaultdict(float)
     for batch in batches:
-        outcome = task.outcome(model, to_device(batch, device))
+        outcome = outcome_of(batch)
         sums["val/loss"] += outcome.loss.double() * outcome.count
         counts["val/loss"] += outcome.count
         if task.metric is not None:
             total, count = measured(task, outcome)
             sums[task.score] += total
             counts[task.score] += count
-    return {name: float(sums[name] / counts[name]) for name in sums}
+    model.train(training)
+    together = {name: processes.sums(sums[name], counts[name]) for name in sums}
+    return {name: float(total / count) for name, (total, count) in together.items()}
 
 
 def measured(task: Task, outcome: Outcome) -> tuple[Any, Any]:

@@ -1,39 +1,40 @@
-"""The training loop: the guide's complete template (section 7), from top to bottom."""
+"""The training loop, from top to bottom."""
 
 from __future__ import annotations
 
+import gc
 import logging
-import math
-import random
 import re
 import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
-from torch.utils.data import DataLoader
 
 from surefoot.errors import UserError
 from surefoot.record import Recorder, Run
 from surefoot.record.checkpoint import refuse_unsavable
 from surefoot.record.run import refuse_used
-from surefoot.schedule import drive
 from surefoot.task.load import fingerprint, origin, same
 from surefoot.task.recipe import Recipe
 from surefoot.task.task import Task
-from surefoot.train.data import Batches, to_device
-from surefoot.train.evaluate import evaluate, refresh
+from surefoot.train.between import Between, Unrecorded
+from surefoot.train.data import Batches
+from surefoot.train.distributed import joined, local
 from surefoot.train.progress import show
-from surefoot.train.state import Position, concluded
+from surefoot.train.rng import seed_everything
+from surefoot.train.state import concluded
 from surefoot.train.stop import Interrupted, StopRequest
-from surefoot.train.trouble import explained, non_finite, usable
+from surefoot.train.training import Callback, Training, checked
+from surefoot.train.trouble import RolledBackError, explained, usable
+from surefoot.train.watching import watched
 
 log = logging.getLogger("surefoot")
 
-REPORT_EVERY = 0.2  # seconds between two looks at the signals; each look makes the step wait for the device
+COLLECT_EVERY = 10.0  # seconds between two runs of the garbage collector
 
 
 def train(
@@ -44,6 +45,10 @@ def train(
     resume: bool = False,
     device: str | torch.device | None = None,
     quiet: bool = False,
+    workers: int = 0,
+    distributed: str | None = None,
+    callbacks: Mapping[str, Callback] | None = None,
+    watch: bool = True,
 ) -> Run:
     """Train a task as a recipe says. Seeds the random numbers of Python, NumPy and torch.
 
@@ -54,6 +59,11 @@ def train(
         resume: go on with the run in `dir` from its last checkpoint, by its own recipe
         device: where to compute; where none is given, on a GPU if there is one
         quiet: show nothing
+        workers: processes that fetch the items of a Dataset; they change neither order nor random numbers
+        distributed: "ddp" or "fsdp", in processes that torchrun has started
+        callbacks: functions of the `Training`, by the point at which they are called: "start", "step" (after each),
+            "evaluation", "checkpoint", "end"
+        watch: watch the training (`sf.watch`): `run.findings` tell what is wrong with it
 
     Returns:
         the run: `run.best` and `run.last` are its checkpoints, `run.signal("train/loss")` its record
@@ -73,134 +83,125 @@ def train(
     """
     if not isinstance(task, Task) or not isinstance(recipe, Recipe | None):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UserError("train(task, recipe, dir): the task must be a sf.Task and the recipe a sf.Recipe")
+    callbacks = checked(callbacks)
     dir = Path(dir) if dir is not None else default_dir(task)
-    if resume:
-        recipe = recipe_to_resume(Run(dir), task, recipe)
-    else:
-        refuse_used(dir)
-        recipe = recipe or task.recipe or Recipe()
-    device = usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    seed_everything(recipe.seed)
+    device = usable(local(device))
+    with joined(distributed, device) as processes:
+        if resume:
+            recipe = recipe_to_resume(Run(dir), task, recipe)
+        else:
+            if processes.first:
+                refuse_used(dir)
+            processes.wait()
+            recipe = recipe or task.recipe or Recipe()
+        seed_everything(recipe.seed)
+        share: dict[str, Any] = {"rank": processes.rank, "world": processes.world, "pin": device.type == "cuda"}
+        data = Batches(task.train, recipe.batch_size, recipe.seed, "training", workers, **share)
+        val = None if task.val is None else Batches(task.val, recipe.batch_size, None, "validation", workers, **share)
+        training = Training(task, recipe, (data, val), device, processes, callbacks)
+        refuse_unsavable(training.model)
+        if processes.rank:
+            seed_everything(recipe.seed + processes.rank)  # their dropout is not the first one's
+        run = training.begin(dir, resume)
+        try:
+            _train(training, quiet, watch)
+        finally:
+            data.close()
+            if val is not None:
+                val.close()
+    return run
 
-    train_data = Batches(task.train, recipe.batch_size, recipe.seed, "training")
-    val_data = None if task.val is None else Batches(task.val, recipe.batch_size, None, "validation")
-    model = task.model()
-    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UserError(f"the model function of {task.name} must return a model; it returned {type(model).__name__}")
-    model.to(device)
-    if isinstance(task.loss, nn.Module):  # class weights and the like
-        task.loss.to(device)
-    if not any(p.requires_grad for p in model.parameters()):
-        raise UserError(f"the model of {task.name} has no trainable parameters")
-    refuse_unsavable(model)
-    optimizer = recipe.create_optimizer(model)
-    steps = recipe.epochs * len(train_data)
-    every_step = recipe.schedule_every == "step"
-    schedule = drive(optimizer, lr=recipe.shape(steps if every_step else recipe.epochs))
 
-    position = Position()
-    run = Run(dir) if resume else Run.create(dir, task, recipe)
-    last = run.last
-    if last is not None:
-        last.load_model(model)
-        state = last.state()
-        optimizer.load_state_dict(state["optimizer"])
-        optimizer.train()  # saved are the weights to be used, and in the optimizer's state those to go on from
-        schedule.load_state_dict(state["schedule"])
-        position = Position(**state["position"])
-        if position.batch and isinstance(task.train, DataLoader):
-            log.warning(
-                "the DataLoader has its own order: items of the epoch that goes on may come twice or not at all"
-            )
-    began = time.monotonic() - position.seconds
-    looked = -math.inf
-    latest: dict[str, float] = {}
-
-    def look() -> None:
-        """Write the signals gathered since the last look, and stop where a loss or a gradient is no number."""
-        nonlocal looked
-        rows = record.take()
-        bad = next((row for row in rows if not math.isfinite(row[2])), None)
-        if bad is None or bad[0] > 1:  # at the very first step the run is discarded
-            record.write([row for row in rows if bad is None or row[0] <= bad[0]])
-        if bad is not None:
-            raise non_finite(*bad, run)
-        latest.update({name: value for _, name, value in rows})
-        losses.extend(value for _, name, value in rows if name == "train/loss")
-        progress.step(position.step, latest)
-        looked = time.monotonic()
-
-    def save(values: dict[str, float], best: bool = False) -> None:
-        position.seconds = time.monotonic() - began
-        record.flush()
-        with optimizer.evaluating():
-            state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "position": vars(position)}
-            run.save(model, state, position.epoch, position.step, values, best)
-
-    def leave() -> Interrupted:
-        assert stop.signum is not None
-        if position.step == 0:
-            return Interrupted(stop.signum, "stopped before the first step")
-        look()
-        save({})
-        where = f"epoch {position.epoch + 1}, step {position.step}"
-        return Interrupted(stop.signum, f"stopped in {where}; all is saved, --resume (resume=True) goes on from here")
-
+def _train(t: Training, quiet: bool, watch: bool) -> None:
+    recipe = t.recipe
+    epochs = recipe.epochs if recipe.steps is None and recipe.evaluate_every is None else None
     with (
-        run.opened(),
-        concluded(run, position, device),
-        Recorder(run, position.step) as record,
-        show(recipe.epochs, steps, position.step, quiet) as progress,
+        t.run.opened() if t.processes.first else nullcontext(),  # nobody else trains there
+        concluded(t),
+        Recorder(t.run, t.position.step) if t.processes.first else Unrecorded() as record,
+        show(epochs, t.plan.steps, t.position.step, quiet or not t.processes.first) as progress,
+        watched(t, record, quiet or not t.processes.first, watch),
         StopRequest() as stop,
+        collecting_rarely() as collect,
         torch.enable_grad(),
     ):
-        losses = [value for step, value in record.store.read("train/loss") if step > position.step - position.batch]
-        for epoch in range(position.epoch, recipe.epochs):
-            model.train()
-            for batch in stop.guard(train_data.epoch(epoch, start=position.batch)):
-                with explained(task, position.step + 1, batch):
-                    optimizer.zero_grad()
-                    loss = task.outcome(model, to_device(batch, device)).loss
-                    loss.backward()
-                    optimizer.step()
-                report = optimizer.last
-                assert report is not None
-
-                position.step += 1
-                position.batch += 1
-                lr = optimizer.param_groups[0]["lr"]
-                if report.skipped:
-                    log.warning("step %d is skipped: %s", position.step, report.reason)
-                else:
-                    norm = partial(getattr, report, "grad_norm")  # worked out at the next look
-                    record.add(position.step, {"train/loss": loss.detach(), "train/lr": lr, "train/grad_norm": norm})
-                    if every_step:
-                        schedule.step()
-                if time.monotonic() - looked > REPORT_EVERY:
-                    look()
-            if stop.signum:
-                raise leave()
-            look()
-
-            with optimizer.evaluating():
-                refresh(task, model, optimizer, train_data, device)
-                values = evaluate(task, model, stop.guard(val_data.epoch(0)), device) if val_data else {}
-            if stop.signum:
-                raise leave()
-            if not every_step:
-                schedule.step()
-            position.epoch, position.batch = epoch + 1, 0
-            held = run.best
-            best = bool(values) and task.better(values, held.values if held else None)
-            record.add(position.step, values)
-            record.write(record.take())
-            save(values, best)
-            mean_loss = sum(losses) / max(len(losses), 1)
-            progress.epoch(epoch + 1, {**latest, "train/loss": mean_loss, **values}, best)
-            losses.clear()
+        between = Between(t, record, progress, stop, collect)
+        between.begin()
+        while not t.over(stop):
+            with suppress(RolledBackError):  # it goes on from an earlier step
+                _epoch(t, between)
+        between.look()
+        signalled = t.processes.agreed(stop.signum is not None)
+        if not signalled and t.evaluated_at != t.position.step:
+            between.evaluate(epoch_ends=t.epoch_is_over)
+        if (signalled and not t.complete) or t.evaluated_at != t.position.step:
+            raise between.leave()
+        between.end()
     if stop.signum:  # it came when nothing was left to stop
         raise Interrupted(stop.signum, "stopped; the training was complete")
-    return run
+
+
+def _epoch(t: Training, between: Between) -> None:
+    """Take the steps that are left of an epoch, and do what is due at its end."""
+    every = t.recipe.evaluate_every
+    t.forward.train()
+    if t.over(between.stop):  # the model's own code may have been told
+        return
+    t.laps.lap("save")
+    for batches in grouped(t.data.epoch(t.position.epoch, start=t.position.batch), t.recipe.accumulate):
+        t.laps.lap("data")
+        with explained(t.task, t.position.step + 1, batches):
+            loss, report = t.step(batches)
+        t.stepped(loss, report, batches)
+        between.look_if_due(report, batches)
+        if t.callbacks:
+            t.call("step")
+        if every is not None and t.position.step % every == 0 and not between.stop.signum:
+            between.evaluate()
+        if t.over(between.stop):
+            return
+    if t.position.batch == 0:
+        raise UserError("the training data gave no batch")
+    if every is None:
+        between.evaluate(epoch_ends=True)
+    else:
+        between.end_epoch()
+
+
+def grouped(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Batches in groups of so many; the last one of an epoch may be smaller."""
+    group: list[Any] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+@contextmanager
+def collecting_rarely() -> Generator[Callable[[float], None]]:
+    """While this context lasts, Python's garbage collector runs when it is called, at most every some seconds.
+
+    Its own runs come in the midst of steps, and look at all that torch has ever made.
+    """
+    was, last = gc.isenabled(), time.monotonic()
+
+    def collect(now: float) -> None:
+        nonlocal last
+        if was and now - last > COLLECT_EVERY:
+            gc.collect()
+            last = now
+
+    gc.disable()
+    gc.freeze()
+    try:
+        yield collect
+    finally:
+        gc.unfreeze()
+        if was:
+            gc.enable()
 
 
 def default_dir(task: Task) -> Path:
@@ -210,13 +211,6 @@ def default_dir(task: Task) -> Path:
     'runs/my-task.py-small'
     """
     return Path("runs") / (re.sub(r"[^\w.]+", "-", task.name).strip("-.") or "task")
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's random numbers."""
-    random.seed(seed)
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
 
 
 def recipe_to_resume(run: Run, task: Task, recipe: Recipe | None) -> Recipe:

@@ -24,16 +24,16 @@ class Progress(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def show(epochs: int, steps: int, done: int, quiet: bool) -> Progress:
+def show(epochs: int | None, steps: int, done: int, quiet: bool) -> Progress:
     """The right display for where the output goes.
 
     Args:
-        epochs, steps: how many the whole run has
+        epochs, steps: how many the whole run has; without epochs, lines tell steps
         done: how many steps of them were taken before
     """
     if quiet:
         return Silent()
-    return Bar(epochs, steps, done) if sys.stdout.isatty() or "ipykernel" in sys.modules else Lines(epochs, steps, done)
+    return (Bar if sys.stdout.isatty() or "ipykernel" in sys.modules else Lines)(epochs, steps, done)
 
 
 class Silent:
@@ -50,9 +50,9 @@ class Silent:
 
 
 class Lines(Silent):
-    """A line an epoch."""
+    """A line an epoch, or an evaluation."""
 
-    def __init__(self, epochs: int, steps: int, done: int) -> None:
+    def __init__(self, epochs: int | None, steps: int, done: int) -> None:
         self.epochs, self.steps, self.done = epochs, steps, done
         self.step_now = done
         self.began = time.monotonic()
@@ -61,7 +61,13 @@ class Lines(Silent):
         self.step_now = step
 
     def epoch(self, epoch: int, signals: Mapping[str, float], best: bool) -> None:
-        print(f"{line(epoch, self.epochs, signals, best)}  {self.left()}", flush=True)
+        print(f"{self.line(epoch, signals, best)}  {self.left()}", flush=True)
+
+    def line(self, epoch: int, signals: Mapping[str, float], best: bool) -> str:
+        """The results in words."""
+        if self.epochs is None:
+            return line("step", self.step_now, self.steps, signals, best)
+        return line("epoch", epoch, self.epochs, signals, best)
 
     def left(self) -> str:
         """How long the rest will take at the pace so far."""
@@ -70,9 +76,9 @@ class Lines(Silent):
 
 
 class Bar(Lines):
-    """A line an epoch, and below them a bar that moves with the steps."""
+    """A line an epoch or an evaluation, and below them a bar that moves with the steps."""
 
-    def __init__(self, epochs: int, steps: int, done: int) -> None:
+    def __init__(self, epochs: int | None, steps: int, done: int) -> None:
         from rich import progress
         from rich.table import Column
 
@@ -84,7 +90,7 @@ class Bar(Lines):
             progress.TextColumn("{task.fields[text]}", table_column=Column(ratio=1, no_wrap=True)),
             expand=True,
         )
-        self.task = self.bar.add_task(f"epoch 1/{epochs}", total=steps, completed=done, text="")
+        self.task = self.bar.add_task(self.under_way(0), total=steps, completed=done, text="")
         self.results: Mapping[str, float] = {}
 
     def step(self, step: int, signals: Mapping[str, float]) -> None:
@@ -93,9 +99,12 @@ class Bar(Lines):
 
     def epoch(self, epoch: int, signals: Mapping[str, float], best: bool) -> None:
         self.results = {name: value for name, value in signals.items() if name.startswith("val/")}
-        self.bar.print(line(epoch, self.epochs, signals, best), highlight=False, soft_wrap=True)
-        under_way = f"epoch {min(epoch + 1, self.epochs)}/{self.epochs}"
-        self.bar.update(self.task, description=under_way, text=f"{self.left()}  {words(signals)}")
+        self.bar.print(self.line(epoch, signals, best), highlight=False, soft_wrap=True)
+        self.bar.update(self.task, description=self.under_way(epoch), text=f"{self.left()}  {words(signals)}")
+
+    def under_way(self, complete: int) -> str:
+        """What the bar is of."""
+        return "steps" if self.epochs is None else f"epoch {min(complete + 1, self.epochs)}/{self.epochs}"
 
     def __enter__(self) -> Bar:
         self.bar.start()
@@ -105,13 +114,13 @@ class Bar(Lines):
         self.bar.stop()
 
 
-def line(epoch: int, epochs: int, signals: Mapping[str, float], best: bool) -> str:
-    """An epoch's results in words.
+def line(unit: str, number: int, total: int, signals: Mapping[str, float], best: bool) -> str:
+    """The results at an epoch or step in words.
 
-    >>> line(3, 20, {"train/loss": 0.5, "val/accuracy": 0.97}, best=True)
+    >>> line("epoch", 3, 20, {"train/loss": 0.5, "val/accuracy": 0.97}, best=True)
     'epoch  3/20  loss 0.5000  accuracy 97.00 %  best'
     """
-    return f"epoch {epoch:{len(str(epochs))}}/{epochs}  {words(signals)}{'  best' if best else ''}"
+    return f"{unit} {number:{len(str(total))}}/{total}  {words(signals)}{'  best' if best else ''}"
 
 
 def words(signals: Mapping[str, float]) -> str:
@@ -131,10 +140,11 @@ def clock(seconds: float) -> str:
 
 
 def _name(name: str) -> str:
-    return {"val/loss": "val loss", "train/grad_norm": "|g|"}.get(name, name.split("/")[-1])
+    own = name.split("/")[-1]
+    return {"val/loss": "val loss", "train/grad_norm": "|g|"}.get(name, f"raw {own}" if "/raw/" in name else own)
 
 
 def _value(name: str, value: float) -> str:
-    if name == "val/accuracy":
+    if name.endswith("/accuracy"):
         return f"{100 * value:.2f} %"
     return f"{value:.2e}" if name == "train/lr" or (value and not 1e-3 <= abs(value) < 1e4) else f"{value:.4f}"

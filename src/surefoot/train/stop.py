@@ -45,11 +45,13 @@ class StopRequest:
             signal.signal(signum, handler)
 
     def guard(self, batches: Iterable[T]) -> Iterator[T]:
-        """The batches, ending early once stopping is asked for."""
+        """The batches, ending early once stopping is asked for; none is fetched and then dropped."""
+        if self.signum is not None:
+            return
         for batch in batches:
+            yield batch
             if self.signum is not None:
                 return
-            yield batch
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
