@@ -1,0 +1,12 @@
+"""Sound trainings that look odd. A watch that warns of one of them raises a false alarm.
+
+    python -m benchmarks.diagnose.healthy --check [NAME ...] --seeds 5 -n 1
+
+Each is a function `program(watch, seed)` that seeds torch, trains, and calls `watch(model, optimizer, ...)` as a user
+calls `sf.watch`. Half of the families is for building detectors, the other half only for measuring them.
+"""
+
+from benchmarks.diagnose.healthy import building, measuring
+from benchmarks.diagnose.healthy.registry import HEALTHY, Healthy, Outcome, healthy
+
+__all__ = ["HEALTHY", "Healthy", "Outcome", "building", "healthy", "measuring"]
