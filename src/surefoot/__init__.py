@@ -19,15 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from surefoot import optim, schedule
+    from surefoot.diagnose.watch import watch
     from surefoot.errors import UserError
     from surefoot.record.run import Run
     from surefoot.task import metrics
     from surefoot.task.recipe import Recipe
     from surefoot.task.task import Task
     from surefoot.train.loop import train
+    from surefoot.train.prove import prove_resume
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "Run", "Task", "UserError", "metrics", "optim", "schedule", "train"]
+__all__ = ["Recipe", "Run", "Task", "UserError", "metrics", "optim", "prove_resume", "schedule", "train", "watch"]
 
 _FACE = {  # public name: where it lives, as module:attribute or as a module
     "Recipe": "surefoot.task.recipe:Recipe",
@@ -36,8 +38,10 @@ _FACE = {  # public name: where it lives, as module:attribute or as a module
     "UserError": "surefoot.errors:UserError",
     "metrics": "surefoot.task.metrics",
     "optim": "surefoot.optim",
+    "prove_resume": "surefoot.train.prove:prove_resume",
     "schedule": "surefoot.schedule",
     "train": "surefoot.train.loop:train",
+    "watch": "surefoot.diagnose.watch:watch",
 }
 
 

@@ -1,0 +1,1 @@
+"""Comparing trainings fairly: paired runs and their statistics."""

@@ -1,0 +1,162 @@
+"""The outputs and their last operation against the loss and the targets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surefoot.diagnose.checks.found import Found
+from surefoot.diagnose.checks.losses import (
+    BCE,
+    BCE_LOGITS,
+    CROSS_ENTROPY,
+    NLL,
+    REGRESSION,
+    classes_first,
+    finite,
+    kind_of,
+    last_operation,
+    one_unit,
+)
+
+ACTIVATIONS = {"softmax": "softmax", "sigmoid": "sigmoid", "relu": "ReLU", "tanh": "tanh"}  # autograd's names: ours
+RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, float("inf")), "softplus": (0.0, float("inf"))}
+FEW = 0.01  # a share of targets that an output may miss: outliers
+
+
+def activation(outputs: Any, loss: Any) -> list[Found]:
+    """An activation that does not belong before this loss, or that is missing before it.
+
+    It is told from the operation that autograd has noted, so an activation inside compiled code is not seen; what the
+    negative log-likelihood misses is told from the values. A log-softmax before cross-entropy is no fault.
+    """
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or not outputs.numel():
+        return []
+    kind, made_by = kind_of(loss), last_operation(outputs)
+    name = ACTIVATIONS.get(made_by)
+    evidence = {"last operation": made_by, "loss": kind}
+    if one_unit(outputs):
+        text = "a softmax over one unit is always 1: use a sigmoid, or "
+        return [
+            Found("output-activation", text + "BCEWithLogitsLoss on the raw output", (), {**evidence, "outputs": 1})
+        ]
+    if kind == CROSS_ENTROPY and outputs.ndim > 1 and outputs.shape[1] == 1:
+        text = "cross-entropy over one output is always 0: give it an output for each class, or use BCEWithLogitsLoss"
+        return [Found("output-activation", text, (), {**evidence, "outputs": 1})]
+    if kind in (CROSS_ENTROPY, BCE_LOGITS) and name is not None:
+        text = f"a {name} stands before the {kind}, which works on the raw outputs: remove it from the model"
+        return [Found("output-activation", text, (), evidence)]
+    if kind == NLL and outputs.ndim > 1:
+        off = finite(torch.logsumexp(classes_first(outputs), 0)).abs()
+        if off.numel() and float(off.max()) > 0.01:
+            text = "the negative log-likelihood takes logarithms of probabilities, and these outputs are none: end the "
+            text += "model with log_softmax over the classes, or use CrossEntropyLoss"
+            return [Found("output-activation", text, (), {**evidence, "log of their sum": float(off.max())})]
+    return []
+
+
+def labels(outputs: Any, targets: Any, loss: Any) -> list[Found]:
+    """Targets that do not fit the loss: labels outside the outputs or outside [0, 1], several classes at once for
+    cross-entropy, classes for a regression loss."""
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or not targets.numel() or not outputs.ndim:
+        return []
+    kind = kind_of(loss)
+    values = finite(targets)
+    if not values.numel():
+        return []
+    low, high = float(values.min()), float(values.max())
+    seen = {"least": low, "greatest": high}
+    if kind in (CROSS_ENTROPY, NLL) and not targets.is_floating_point():
+        return _indices(outputs, targets, loss)
+    if kind == CROSS_ENTROPY and targets.shape == outputs.shape and outputs.ndim > 1:
+        sums = finite(classes_first(targets).sum(0))
+        if sums.numel() and float(sums.max()) > 1.01 and low >= 0:
+            text = (
+                f"several classes at once (targets that sum to {float(sums.max()):g}) are not for cross-entropy, which "
+            )
+            text += "lets classes compete: use BCEWithLogitsLoss"
+            return [Found("loss-mismatch", text, (), {**seen, "largest sum": float(sums.max())})]
+    if kind in (BCE, BCE_LOGITS) and (low < 0 or high > 1):
+        text = (
+            f"targets from {low:g} to {high:g} are not for {kind}, which needs them in [0, 1]: encode them as 0 and 1"
+        )
+        return [Found("loss-mismatch", text, (), seen)]
+    if kind in REGRESSION and _indices_for(outputs, targets):
+        text = f"class numbers are compared with {outputs.shape[1]} outputs an item by the {kind}: use CrossEntropyLoss"
+        return [Found("loss-mismatch", text, (), seen)]
+    if (
+        kind == REGRESSION[1]
+        and len(values) >= 32
+        and {low, high} == {0.0, 1.0}
+        and bool(((values == 0) | (values == 1)).all())
+    ):
+        text = (
+            "the targets are 0 and 1, and the absolute error is least at the more frequent one: use BCEWithLogitsLoss"
+        )
+        return [Found("loss-mismatch", text, (), seen)]
+    if kind in REGRESSION and _one_hot(outputs, targets):
+        text = (
+            f"the targets are classes (one-hot), and the loss is the {kind}: use CrossEntropyLoss on the class numbers"
+        )
+        return [Found("loss-mismatch", text, (), seen)]
+    return []
+
+
+def _indices(outputs: Tensor, targets: Tensor, loss: Any) -> list[Found]:
+    """Class numbers that the outputs do not have."""
+    count = outputs.shape[1] if outputs.ndim > 1 else outputs.shape[0]
+    counted = targets[targets != getattr(loss, "ignore_index", -100)]
+    if not counted.numel() or (int(counted.min()) >= 0 and int(counted.max()) < count):
+        return []
+    low, high = int(counted.min()), int(counted.max())
+    text = f"the labels go from {low} to {high}, but there are {count} outputs, so 0 to {count - 1} are meant: "
+    text += "number the classes from 0" if high - low < count else "give the model an output for each class"
+    return [Found("loss-mismatch", text, (), {"least": low, "greatest": high, "outputs": count})]
+
+
+def _indices_for(outputs: Tensor, targets: Tensor) -> bool:
+    """Whether targets are class numbers, one an item, and outputs have a column for each."""
+    if outputs.ndim != 2 or outputs.shape[1] < 3 or targets.numel() != len(outputs) or targets.is_floating_point():
+        return False
+    return bool((targets >= 0).all()) and int(targets.max()) < outputs.shape[1]
+
+
+def _one_hot(outputs: Tensor, targets: Tensor) -> bool:
+    if targets.ndim != 2 or targets.shape[1] < 2 or targets.shape != outputs.shape or len(targets) < 8:
+        return False
+    whole = targets.detach()
+    return bool((((whole == 0) | (whole == 1)).all() and (whole.sum(1) == 1).all()).item())
+
+
+def reach(outputs: Any, targets: Any, loss: Any) -> list[Found]:
+    """Targets that the last operation cannot produce, such as negative ones after a ReLU."""
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or kind_of(loss) not in REGRESSION:
+        return []
+    made_by = last_operation(outputs)
+    if made_by not in RANGES:
+        return []
+    low, high = RANGES[made_by]
+    values = finite(targets)
+    beyond = float(((values < low) | (values > high)).float().mean()) if values.numel() else 0.0
+    if beyond <= FEW:
+        return []
+    text = f"{beyond:.0%} of the targets lie outside [{low:g}, {high:g}], which is all that a {made_by} at the model's "
+    text += "end can produce: remove it, or scale the targets"
+    evidence = {"share outside": beyond, "least": float(values.min()), "greatest": float(values.max())}
+    return [Found("output-range", text, (), {**evidence, "last operation": made_by})]
+
+
+def shapes(outputs: Any, targets: Any, loss: Any) -> list[Found]:
+    """Outputs and targets of different shapes that broadcast against each other: every output meets every target."""
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or kind_of(loss) not in REGRESSION:
+        return []
+    ours, theirs = tuple(outputs.shape), tuple(targets.shape)
+    if ours == theirs or not outputs.numel() or not targets.numel() or _indices_for(outputs, targets):
+        return []
+    text = (
+        f"outputs {list(ours)} and targets {list(theirs)} have different shapes, and the loss compares each with each: "
+    )
+    text += "give both the same shape, such as targets.unsqueeze(1) or outputs.squeeze(1)"
+    return [Found("shape-broadcast", text, (), {"outputs": ours, "targets": theirs})]

@@ -1,0 +1,133 @@
+"""What is known of torch's losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CROSS_ENTROPY, NLL, BCE, BCE_LOGITS = "cross-entropy", "negative log-likelihood", "BCE", "BCE with logits"
+REGRESSION = ("squared error", "absolute error", "Huber loss", "smooth L1 loss")
+KINDS: dict[Any, str] = {
+    nn.CrossEntropyLoss: CROSS_ENTROPY,
+    F.cross_entropy: CROSS_ENTROPY,
+    nn.NLLLoss: NLL,
+    F.nll_loss: NLL,
+    nn.BCELoss: BCE,
+    F.binary_cross_entropy: BCE,
+    nn.BCEWithLogitsLoss: BCE_LOGITS,
+    F.binary_cross_entropy_with_logits: BCE_LOGITS,
+    nn.MSELoss: REGRESSION[0],
+    F.mse_loss: REGRESSION[0],
+    nn.L1Loss: REGRESSION[1],
+    F.l1_loss: REGRESSION[1],
+    nn.HuberLoss: REGRESSION[2],
+    F.huber_loss: REGRESSION[2],
+    nn.SmoothL1Loss: REGRESSION[3],
+    F.smooth_l1_loss: REGRESSION[3],
+}
+REARRANGING = "View UnsafeView ReshapeAlias Squeeze Unsqueeze Clone T Transpose Permute ToCopy Alias".split()
+THROUGH = "View UnsafeView ReshapeAlias Squeeze Unsqueeze Clone T Transpose Permute ToCopy Alias Slice Select".split()
+
+
+KERNELS = {
+    "NllLoss": NLL, "NllLoss2D": NLL, "NllLossNd": NLL, "BinaryCrossEntropy": BCE,
+    "BinaryCrossEntropyWithLogits": BCE_LOGITS, "MseLoss": REGRESSION[0], "HuberLoss": REGRESSION[2],
+    "SmoothL1Loss": REGRESSION[3],
+}  # fmt: skip
+POWERS = {"Pow": REGRESSION[0], "Abs": REGRESSION[1]}  # of a difference
+FAR = 48  # nodes of autograd's graph that are looked at
+
+
+def kind_in_graph(loss: Any, outputs: Any) -> str:
+    """Which loss was computed on some outputs as they are, by what autograd has noted between them; "" for any that is
+    unknown, and where several are computed.
+
+    >>> z = torch.randn(4, 3, requires_grad=True) * 2
+    >>> kind_in_graph(-F.cross_entropy(z, torch.zeros(4, dtype=torch.long)), z)
+    'cross-entropy'
+    """
+    end: Any = getattr(outputs, "grad_fn", None)
+    waiting: list[Any] = [getattr(loss, "grad_fn", None)]
+    found: list[str] = []
+    for _ in range(FAR if end is not None else 0):
+        node = waiting.pop(0) if waiting else None
+        if node is None:
+            break
+        name, inputs = _name(node), [following for following, _ in node.next_functions]
+        kind = KERNELS.get(name, "")
+        if name in POWERS and any(_name(each) == "Sub" for each in inputs):
+            kind = POWERS[name]
+            inputs = [deeper for deeper, _ in inputs[0].next_functions]
+        if not kind:
+            waiting += [each for each in inputs if each is not None]
+            continue
+        behind = [_behind(each) for each in inputs]
+        if kind == NLL and _name(behind[0]) == "LogSoftmax" and behind[0] is not end:
+            kind, behind = CROSS_ENTROPY, [_behind(behind[0].next_functions[0][0])]
+        found.append(kind if any(each is end or each is _behind(end) for each in behind) else "")
+    return found[0] if len(found) == 1 else ""
+
+
+def _behind(node: Any) -> Any:
+    """The node behind those that only rearrange or convert all numbers."""
+    while node is not None and _name(node) in REARRANGING and node.next_functions:
+        node = node.next_functions[0][0]
+    return node
+
+
+def one_unit(outputs: Any) -> bool:
+    """Whether outputs come from a softmax over one unit: they are 1, whatever the model computes.
+
+    >>> one_unit(torch.zeros(4, 1, requires_grad=True).softmax(1).squeeze(1))
+    True
+    """
+    node: Any = getattr(outputs, "grad_fn", None)
+    while node is not None and _name(node) in THROUGH and node.next_functions:
+        node = node.next_functions[0][0]
+    if node is None or _name(node) not in ("Softmax", "LogSoftmax"):
+        return False
+    shape, dim = node._input_metadata[0].shape, node._saved_dim
+    dim = dim - 2**64 if dim >= 2**63 else dim  # autograd hands a negative one out as unsigned
+    return len(shape) > 0 and shape[dim] == 1
+
+
+def _name(node: Any) -> str:
+    return "" if node is None else node.name().rsplit("::")[-1].rstrip("0123456789").removesuffix("Backward")
+
+
+def kind_of(loss: Any) -> str:
+    """Which of torch's losses one is, by itself or by the name of its kind; "" for any other."""
+    if isinstance(loss, str):
+        return loss
+    if isinstance(loss, nn.Module):
+        return KINDS.get(type(loss), "")
+    try:
+        return KINDS.get(loss, "")
+    except TypeError:  # unhashable
+        return ""
+
+
+def last_operation(outputs: Any) -> str:
+    """The name of the operation that made a tensor, such as "softmax"; "" where autograd does not tell."""
+    node: Any = getattr(outputs, "grad_fn", None)
+    while node is not None:
+        name = type(node).__name__.rstrip("0123456789").removesuffix("Backward").lstrip("_")
+        if name not in THROUGH or not node.next_functions:
+            return name.lower()
+        node = node.next_functions[0][0]
+    return ""
+
+
+def classes_first(outputs: Tensor) -> Tensor:
+    """Outputs [N, C, ...] as [C, everything else]."""
+    return outputs.detach().float().movedim(1, 0).flatten(1) if outputs.ndim > 1 else outputs.detach().float()[:, None]
+
+
+def finite(t: Tensor) -> Tensor:
+    """The finite values of a tensor, as float32 (float64 stays)."""
+    values = t.detach().flatten()
+    values = values if values.dtype == torch.float64 else values.float()
+    return values[torch.isfinite(values)]

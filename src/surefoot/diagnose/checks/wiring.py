@@ -1,0 +1,59 @@
+"""The optimizer against the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from surefoot.diagnose.checks.found import Found, some
+from surefoot.diagnose.checks.losses import kind_of
+
+
+def left_out(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Found]:
+    """Trainable parameters that the optimizer does not hold: they stay what they are.
+
+    Parameters that another optimizer trains are seen as left out.
+    """
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    names = [name for name, p in trainable.items() if id(p) not in held]
+    if not names:
+        return []
+    own = {id(p) for p in model.parameters()}
+    strange = sum(id(p) not in own for group in optimizer.param_groups for p in group["params"])
+    stale = f"; it holds {strange} that are not the model's, perhaps of a copy of it" if strange else ""
+    share = sum(trainable[name].numel() for name in names) / max(sum(p.numel() for p in trainable.values()), 1)
+    text = f"the optimizer does not hold {some(names)}{stale}: build it from the model as it is trained"
+    evidence = {"parameters": len(names), "of": len(trainable), "share of values": share, "not the model's": strange}
+    return [Found("not-in-optimizer", text, tuple(names), evidence)]
+
+
+def frozen(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Found]:
+    """An optimizer most of whose values are frozen, while the model has others to train."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    still, total = sum(p.numel() for p in params if not p.requires_grad), sum(p.numel() for p in params)
+    held = {id(p) for p in params}
+    missed = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+    if not total or (still < total and not (still > total / 2 and missed)):
+        return []
+    text = f"{still} of the {total} values that the optimizer holds are frozen (requires_grad=False)"
+    text += f", and it lacks {some(missed)}" if missed else ": there is nothing to train"
+    return [Found("frozen-in-optimizer", text, tuple(missed), {"frozen values": still, "values": total})]
+
+
+def without_rate(optimizer: torch.optim.Optimizer) -> list[Found]:
+    """Learning rates of 0 that no schedule will raise: one that begins at 0 has an `initial_lr` above it."""
+    rates = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups if "lr" in group]
+    if not rates or any(rates):
+        return []
+    return [Found("lr-zero", "the learning rate is 0: nothing will be learned", (), {"lr": rates})]
+
+
+def uphill(optimizer: torch.optim.Optimizer, loss: Any) -> list[Found]:
+    """`maximize=True` with a loss that is to be small. Of a function of one's own nobody knows what it is to be."""
+    if not kind_of(loss) or not any(group.get("maximize") for group in optimizer.param_groups):
+        return []
+    text = f"maximize=True goes up the {kind_of(loss)}, which is to be small: leave it out"
+    return [Found("sign-flipped", text, (), {"maximize": True, "loss": kind_of(loss)})]

@@ -1,0 +1,31 @@
+"""What is known of causes and symptoms: pages in English and Chinese, and the words for what is measured."""
+
+from surefoot.diagnose.knowledge.pages import (
+    GROUPS,
+    LANGUAGES,
+    Cause,
+    Remedy,
+    Symptom,
+    Words,
+    cause,
+    causes,
+    page,
+    signal,
+    symptom,
+    symptoms,
+)
+
+__all__ = [
+    "GROUPS",
+    "LANGUAGES",
+    "Cause",
+    "Remedy",
+    "Symptom",
+    "Words",
+    "cause",
+    "causes",
+    "page",
+    "signal",
+    "symptom",
+    "symptoms",
+]

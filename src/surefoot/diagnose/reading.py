@@ -1,0 +1,261 @@
+"""What the signals of a training say, worked out once for all detectors. Robust: medians, of finite values."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from surefoot.watch.layers import FIELDS
+from surefoot.watch.picks import Floats, Mask
+from surefoot.watch.signals import Counts, Look, Signals
+
+NAN = float("nan")
+
+
+class Reading:
+    """A training as far as it has come.
+
+    facts: what exact checks and the watch know besides: `loss_kind`, `epoch` ...
+    over: whether the training has ended (or has had all its planned steps)
+    """
+
+    def __init__(self, signals: Signals, over: bool = False, planned: int | None = None) -> None:
+        self.signals, self.over, self.planned = signals, over, planned
+        self.facts: dict[str, Any] = signals.facts
+        self.counts: Counts = signals.counts
+        self.looks: list[Look] = signals.looks.items
+
+    # -- the loss ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def at(self) -> Floats:
+        """The steps of what follows."""
+        return self.signals.column("step")
+
+    @cached_property
+    def losses(self) -> Floats:
+        """The loss of each kept step."""
+        return self.signals.column("loss")
+
+    @cached_property
+    def steps(self) -> int:
+        """How many steps have been taken."""
+        return int(self.at[-1]) if len(self.at) else 0
+
+    @cached_property
+    def finite(self) -> Floats:
+        """The finite losses."""
+        return self.losses[np.isfinite(self.losses)]
+
+    @cached_property
+    def start(self) -> float:
+        """The loss at the start."""
+        return _median(self.finite[:3])
+
+    @cached_property
+    def level(self) -> float:
+        """The loss now: the median of the last tenth, of five steps at least."""
+        return _median(self.finite[-max(5, len(self.finite) // 10) :])
+
+    @cached_property
+    def smooth(self) -> Floats:
+        """The loss as medians of 16 parts of the training, or fewer."""
+        if len(self.finite) < 8:
+            return self.finite
+        parts = np.array_split(self.finite, min(16, len(self.finite) // 4))
+        return np.array([float(np.median(part)) for part in parts])
+
+    @cached_property
+    def best(self) -> float:
+        """The lowest that the smoothed loss has been."""
+        return float(self.smooth.min()) if len(self.smooth) else NAN
+
+    @cached_property
+    def noise(self) -> float:
+        """The spread of the loss from step to step, about its course, in the last half."""
+        tail = self.finite[len(self.finite) // 2 :]
+        if len(tail) < 4:
+            return NAN
+        return 1.4826 * _median(np.abs(np.diff(tail))) / math.sqrt(2)
+
+    @cached_property
+    def base(self) -> float:
+        """The loss of a model that knows only how often each target comes; NaN where that is unknown."""
+        return base_rate(self.signals)
+
+    @cached_property
+    def reference(self) -> float:
+        """What the loss must be below to show that anything was learnt: the base rate, or where the loss began."""
+        return self.base if math.isfinite(self.base) else self.start
+
+    @cached_property
+    def learned(self) -> float:
+        """The share of the way from the reference to 0 that the loss has come, by its lowest level; below 0: none."""
+        low = min(self.best, self.level)
+        scale = abs(self.reference)
+        return (self.reference - low) / scale if scale else 0.0
+
+    @cached_property
+    def now(self) -> float:
+        """The same by its present level."""
+        scale = abs(self.reference)
+        return (self.reference - self.level) / scale if scale else 0.0
+
+    @cached_property
+    def slope(self) -> float:
+        """How far the loss fell in the last half of the training, relative to its level before that; with `sure` the
+        number of standard errors that this is from 0."""
+        return self._fall[0]
+
+    @cached_property
+    def sure(self) -> float:
+        return self._fall[1]
+
+    @cached_property
+    def _fall(self) -> tuple[float, float]:
+        tail = self.finite[len(self.finite) // 2 :]
+        if len(tail) < 8:
+            return NAN, 0.0
+        one, two = np.array_split(tail, 2)
+        a, b = float(np.median(one)), float(np.median(two))
+        error = 1.25 * math.hypot(_spread(one) / math.sqrt(len(one)), _spread(two) / math.sqrt(len(two)))
+        return (a - b) / (abs(a) or 1.0), (a - b) / (error or 1e-300)
+
+    @cached_property
+    def wild(self) -> float:
+        """How much the loss jumps from step to step, relative to its level, in the last half."""
+        return self.noise / abs(self.level) if self.level else NAN
+
+    # -- gradients and updates --------------------------------------------------------------------------------------
+
+    @cached_property
+    def norms(self) -> Floats:
+        """The gradient norms that were measured."""
+        norms = self.signals.column("grad_norm")
+        return norms[~np.isnan(norms)]
+
+    @cached_property
+    def matrices(self) -> Mask:
+        return np.array(self.signals.matrices, bool)
+
+    def recent(self, name: str, share: float = 0.5) -> Floats:
+        """A number of the looks of the last part of the training, where it is known."""
+        values = np.array([getattr(look, name) for look in self.late(share)], float)
+        return values[np.isfinite(values)]
+
+    def late(self, share: float = 0.5) -> list[Look]:
+        """The looks of the last part of the training, two at least."""
+        begin = self.steps * (1 - share)
+        found = [look for look in self.looks if look.step > begin]
+        return found if len(found) >= 2 else self.looks[-2:]
+
+    def ratio(self, look: Look) -> float:
+        """The median of update / weight over the matrices, decay included."""
+        with np.errstate(all="ignore"):
+            ratios = (look.update / look.weight)[self.matrices]
+        ratios = ratios[np.isfinite(ratios)]
+        return float(np.median(ratios)) if len(ratios) else NAN
+
+    @cached_property
+    def ratios(self) -> Floats:
+        """Update / weight at the looks of the last half."""
+        values = np.array([self.ratio(look) for look in self.late()])
+        return values[np.isfinite(values)]
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest update / weight of the looks. The first ones count only where the loss leapt up after them, as
+        weights that begin at 0 grow by much of themselves."""
+        values = np.array([self.ratio(look) for look in self.looks])
+        if len(values) > 6 and not self.burst:
+            values = values[3:]
+        values = values[np.isfinite(values)]
+        return float(values.max()) if len(values) else NAN
+
+    @cached_property
+    def burst(self) -> bool:
+        """Whether the loss leapt up in the first steps."""
+        first = self.losses[: max(8, len(self.losses) // 16)]
+        return len(first) > 1 and not bool((first[1:] < 1.5 * abs(first[0]) + first[0]).all())
+
+    @cached_property
+    def usual(self) -> float:
+        """The median of update / weight in the last half."""
+        return _median(self.ratios)
+
+    @cached_property
+    def early_overshoot(self) -> float:
+        """`overshoot` of the first looks."""
+        return _median(self._first("overshoot"))
+
+    @cached_property
+    def early_agreement(self) -> float:
+        """`agreement` of the first looks."""
+        return _median(self._first("cosine"))
+
+    def _first(self, name: str) -> Floats:
+        values = np.array([getattr(look, name) for look in self.looks[:8]], float)
+        return values[np.isfinite(values)]
+
+    @property
+    def data_batch(self) -> float:
+        """Items of a batch; 0 where unknown."""
+        return self.signals.batches.train.size
+
+    @cached_property
+    def overshoot(self) -> float:
+        """The median of the slope along the update after the step, relative to that before it."""
+        return _median(self.recent("overshoot"))
+
+    @cached_property
+    def agreement(self) -> float:
+        """The median of the cosine between successive gradients."""
+        return _median(self.recent("cosine"))
+
+    def layer(self, name: str, share: float = 0.5) -> dict[str, float]:
+        """For each layer that ran the median over the late looks of a number of what enters it."""
+        tables = [look.layers[:, FIELDS.index(name)] for look in self.late(share) if len(look.layers)]
+        if not tables:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a layer that never ran
+            medians = np.nanmedian(np.array(tables), axis=0)
+        return {place: float(m) for place, m in zip(self.signals.layers, medians, strict=True) if math.isfinite(m)}
+
+    @cached_property
+    def lrs(self) -> Floats:
+        return self.signals.column("lr")
+
+
+def base_rate(signals: Signals) -> float:
+    """The loss of a model that knows only how often each target comes."""
+    kind, data = signals.facts.get("loss_kind", ""), signals.batches.train
+    scale = float(signals.facts.get("loss_items", 1.0))  # of a summed loss: how many terms
+    if kind in ("cross-entropy", "negative log-likelihood") and data.classes:
+        ignored = signals.facts.get("ignore_index", -100)
+        counts = np.array([n for value, n in data.classes.items() if value != ignored], float)
+        shares = counts / counts.sum() if counts.sum() else counts
+        return float(-(shares * np.log(shares)).sum()) * scale
+    if data.kind != "numbers" or not data.targets.count:
+        return NAN
+    mean, std = data.targets.mean, data.targets.std
+    if kind.startswith("BCE") and data.targets.low >= 0 and data.targets.high <= 1:
+        share = np.clip(mean, 1e-12, 1 - 1e-12)
+        return float(np.mean(-share * np.log(share) - (1 - share) * np.log(1 - share))) * scale
+    if kind == "squared error":
+        return float(np.mean(std**2)) * scale
+    if kind == "absolute error":
+        return float(np.mean(std)) * math.sqrt(2 / math.pi) * scale
+    return NAN
+
+
+def _median(values: Floats) -> float:
+    return float(np.median(values)) if len(values) else NAN
+
+
+def _spread(values: Floats) -> float:
+    return 1.4826 * _median(np.abs(values - np.median(values)))

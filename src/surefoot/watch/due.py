@@ -1,0 +1,27 @@
+"""At which steps more is measured than costs nothing."""
+
+from __future__ import annotations
+
+FIRST = 4  # the first steps are all looked at
+GROWTH = 1.3  # after which the distance between two looks grows in proportion to the step ...
+
+
+class Due:
+    """Steps that are close together at first and ever farther apart, up to `every`. A function of the step alone, so
+    that a resumed run looks at the same ones.
+
+    >>> due = Due(every=10)
+    >>> [step for step in range(60) if due(step)]
+    [0, 1, 2, 3, 4, 6, 8, 11, 15, 20, 26, 40, 50]
+    """
+
+    def __init__(self, every: int, growth: float = GROWTH) -> None:
+        self.every, self.early = every, set(range(FIRST))
+        step = FIRST
+        while step * (growth - 1) < every:
+            self.early.add(step)
+            step = max(step + 1, int(step * growth + 0.999))
+        self.late = step  # from here on every so many
+
+    def __call__(self, step: int) -> bool:
+        return step in self.early if step < self.late else step % self.every == 0
