@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
-from surefoot.diagnose.reading import Reading
+from surefoot.diagnose.reading import Reading, median
 
 LEAST = 8  # steps before which a loss curve says nothing
 NOTHING = 0.03  # a loss that has fallen by less of its reference has shown no learning
-SPIKE = 8.0  # sizes of the usual jump
 DEPTH = 1e-3  # first layers' gradients relative to the last ones'
 
 
@@ -49,45 +47,19 @@ def exploding(r: Reading) -> bool:
     norms = r.norms[np.isfinite(r.norms)]
     if len(norms) < LEAST:
         return False
-    usual = float(np.median(norms))
-    return float(np.median(norms[-5:])) > 100 * max(float(np.median(norms[:5])), 1e-12) or (
-        bool((norms > 100 * usual).sum() >= 2) and r.now < 0.5
+    usual = median(norms)
+    return median(norms[-5:]) > 100 * max(median(norms[:5]), 1e-12) or (
+        bool((norms[len(norms) // 2 :] > 100 * usual).sum() >= 2) and r.now < 0.5
     )
 
 
 def vanishing(r: Reading) -> bool:
     """The first layers get next to no gradient, and nothing is learnt."""
-    return depth(r) < DEPTH and r.now < 0.3
-
-
-def depth(r: Reading) -> float:
-    """The gradient of the first matrices relative to the last ones', by size of an element; the median of the looks."""
-    found: list[float] = []
-    for look in r.late(1.0):
-        grads = look.grad[r.matrices] if len(r.matrices) == len(look.grad) else look.grad
-        grads = grads[grads > 0] if bool(np.isfinite(grads).all()) else grads[:0]  # what is not used has none
-        if len(grads) >= 4:
-            part = max(1, len(grads) // 4)
-            found.append(float(np.median(grads[:part]) / max(float(np.median(grads[-part:])), 1e-300)))
-    return float(np.median(found)) if found else 1.0
-
-
-def spikes(r: Reading) -> Any:
-    """The places of single losses that are as bad as if nothing had been learnt, amid others that are far better."""
-    x = r.losses
-    if len(x) < 3 * LEAST or not len(r.finite):
-        return np.zeros(0, int)
-    half = 5
-    whole = np.where(np.isfinite(x), x, r.finite.max())
-    around = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(whole, half, mode="edge"), 2 * half + 1), axis=1)
-    above, way = whole - around, abs(r.reference - min(r.best, r.level))
-    usual = 1.4826 * np.median(np.abs(above))
-    found = np.nonzero((above > SPIKE * usual) & (above > way))[0]
-    return found[found > 3]
+    return r.depth < DEPTH and r.now < 0.3
 
 
 def spiking(r: Reading) -> bool:
-    return 1 <= len(spikes(r)) <= 0.06 * len(r.losses)
+    return 1 <= len(r.spikes) <= 0.06 * len(r.losses)
 
 
 def oscillating(r: Reading) -> bool:
@@ -115,8 +87,8 @@ def turned(r: Reading) -> tuple[int, float, float] | None:
     after = losses[at + 1 :]
     if len(after) < 3 or at > 0.7 * len(losses):
         return None
-    last = float(np.median(after[-3:]))
-    jumps = float(np.median(np.abs(np.diff(losses)))) or 1e-12
+    last = median(after[-3:])
+    jumps = median(np.abs(np.diff(losses))) or 1e-12
     up = last - losses[at]
     return (rows[at][0], float(losses[at]), last) if up > 0.15 * abs(losses[at]) and up > 2 * jumps else None
 

@@ -44,9 +44,9 @@ class Watch:
         self.blind: dict[str, str] = {}
         """Detectors that cannot see, and why."""
         self._collector = Collector(model, optimizers, loss, self._look_at, self._stepped, self._guarded)
-        self._judge_due = Due(every=1000, growth=1.25)
+        self._judge_due = Due(every=1000, growth=1.5)
         self._facts: dict[str, Claim] = beginning(model, optimizers, loss, self._collector.signals)
-        self._told: set[str] = set()
+        self._told, self._judged = set[str](), 0
         self._findings: list[Finding] = []
         self._closed = False
         self._collector.attach()
@@ -65,13 +65,13 @@ class Watch:
             indices: which items of the data set these are, to name those of a bad batch
         """
         if not self._closed:
-            self._guarded(lambda: self._collector.passed(loss, outputs, targets, inputs, indices))
+            self._guarded(self._collector.passed, loss, outputs, targets, inputs, indices)
 
     def validated(self, loss: float | None = None, metric: float | None = None, higher_is_better: bool = True) -> None:
         """Tell the watch what a validation pass gave."""
         if not self._closed:
             values = [float("nan") if value is None else float(value) for value in (loss, metric)]
-            self._guarded(lambda: self._collector.validated(values[0], values[1], higher_is_better))
+            self._guarded(self._collector.validated, *values, higher_is_better)
 
     @contextmanager
     def validation(self) -> Generator[None]:
@@ -96,7 +96,7 @@ class Watch:
         if self._closed:
             return
         self._guarded(self._collector.detach)
-        self._guarded(lambda: self._judge(over=True))
+        self._guarded(self._judge, True)
         self._closed = True
         if not self.quiet:
             log.info("%s", self.text())
@@ -120,27 +120,32 @@ class Watch:
             "collected": self._collector.rest(),
             "facts": claims,
             "told": sorted(self._told - OF_TIME),
+            "judged": self._judged,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave, in a watch of the same model and optimizers."""
         self._collector.load({name: t.numpy() for name, t in state["arrays"].items()}, state["collected"])
         self._facts = {claim["cause"]: Claim.from_dict(claim) for claim in state["facts"]}
-        self._told = set(state["told"])
+        self._told, self._judged = set(state["told"]), state["judged"]
 
     # -- within --------------------------------------------------------------------------------------------------------
 
     def _look_at(self, one: Passed, slope: Tensor | None) -> None:
-        found = of_pass(one, self._collector) if slope is None else of_slope(one, slope, self._collector)
-        for claim in found:
-            self._facts.setdefault(claim.cause, claim)
+        with warnings.catch_warnings():  # checks try losses out on shapes that torch warns of
+            warnings.simplefilter("ignore")
+            found = of_pass(one, self._collector) if slope is None else of_slope(one, slope, self._collector)
+            for claim in found:
+                self._facts.setdefault(claim.cause, claim)
 
     def _stepped(self, step: int) -> None:
-        if step <= 3 or self._judge_due(step) or step == self.planned:
-            self._judge(over=step == self.planned)
+        since, self._judged = range(self._judged + 1, step + 1), step
+        if self.planned in since or any(self._judge_due(each) for each in since):
+            self._judge()
 
     def _judge(self, over: bool = False) -> None:
         collector = self._collector
+        over = over or (self.planned is not None and collector.step >= self.planned)
         collector.settle() if over else collector.read()
         self._findings = judged(collector.signals, list(self._facts.values()), over, self.planned, self.ignore)
         for finding in self._findings:
@@ -151,14 +156,12 @@ class Watch:
                 if not self.quiet and finding.severity != "info":
                     log.warning("step %d: %s", collector.step, finding.text())
 
-    def _guarded(self, action: Callable[[], object]) -> None:
+    def _guarded(self, action: Callable[..., object], *args: Any) -> None:
         """Do something that must not end a training, should it fail: then the watch ends, and says so."""
         if "watch" in self.blind:
             return
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                action()
+            action(*args)
         except UserError:
             raise
         except Exception as error:

@@ -17,7 +17,7 @@ from surefoot.watch.picks import Floats
 from surefoot.watch.series import Series
 
 USUAL, ODD = 6, 15.0  # a batch is odd if it is so many times as large as so many before it
-MOST_FEATURES = 256
+MOST_FEATURES, MOST_ROWS = 256, 4096  # of a batch that are looked at
 MOST_CLASSES = 1000
 MOST_BATCHES = 256
 TARGETS = "the targets"
@@ -46,24 +46,23 @@ class Moments:
 
     def add(self, rows: Tensor) -> None:
         """Rows `[items, features]`."""
-        rows = rows.detach()[:, :: -(-rows.shape[1] // MOST_FEATURES)].double().cpu()
+        rows = rows.detach()[:, :: -(-rows.shape[1] // MOST_FEATURES)]
         finite = rows.isfinite()
         if not bool(finite.all()):
             self.broken += int((~finite).sum())
             rows = rows[finite.all(1)]
         if not rows.numel() or (self.count and np.size(self.total) != rows.shape[1]):
             return
-        if (
-            self.batches >= USUAL
-            and float(rows.square().mean()) > ODD**2 * float(np.mean(np.atleast_1d(self.squares))) / self.count
-        ):
+        part: Floats = rows[:: -(-len(rows) // MOST_ROWS)].double().cpu().numpy()
+        total, squares = part.sum(0), np.square(part).sum(0)
+        if self.batches >= USUAL and squares.mean() / len(part) > ODD**2 * np.mean(self.squares) / self.count:
             self.odd += 1
             return
         self.batches += 1
-        self.count += len(rows)
-        self.total = self.total + rows.sum(0).numpy()
-        self.squares = self.squares + rows.square().sum(0).numpy()
-        self.low, self.high = min(self.low, float(rows.min())), max(self.high, float(rows.max()))
+        self.count += len(part)
+        self.total = self.total + total
+        self.squares = self.squares + squares
+        self.low, self.high = min(self.low, float(part.min())), max(self.high, float(part.max()))
 
     @property
     def mean(self) -> Floats:
@@ -145,18 +144,23 @@ class Batches:
         self.items: set[int] = set()  # fingerprints of training items
         self.first: set[int] = set()  # and those of the first batch
 
-    def remember(self, inputs: Any) -> None:
-        """Take note of training items, to know them again."""
-        if len(self.items) < MOST_ITEMS:
-            self.items.update(fingerprints(inputs, 1024))
+    @property
+    def full(self) -> bool:
+        return len(self.items) >= MOST_ITEMS
 
-    def again(self, inputs: Any) -> bool:
-        """Whether items of the very first batch have come again: then an epoch is over."""
-        prints = fingerprints(inputs, 256)
+    def remember(self, inputs: Any) -> bool:
+        """Take note of training items, to know them again.
+
+        Returns:
+            whether items of the very first batch have come again: then an epoch is over
+        """
+        prints = fingerprints(inputs, 1024)
+        if not self.full:
+            self.items.update(prints)
         if not self.first:
-            self.first = set(prints)
+            self.first = set(prints[:256])
             return False
-        return sum(p in self.first for p in prints) >= min(2, len(self.first))
+        return sum(p in self.first for p in prints[:256]) >= min(2, len(self.first))
 
     def known(self, inputs: Any) -> float:
         """The share of items that training has used."""

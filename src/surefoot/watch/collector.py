@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +20,17 @@ from surefoot.watch.tracked import Tracked
 from surefoot.watch.wiring import compiled, moody, named
 
 NAN = float("nan")
-DENSE = 64  # steps whose data are all looked at
+DENSE = 32  # steps whose data are all looked at
+BROKEN = 4  # steps without a finite loss whose data are looked at in any case
+WAITING = 64  # losses that backward has not reached
 UNREAD = 16  # steps whose numbers are read together
-KEPT = 8  # batches that are held on to, for probes
 LOOKED_AT = 4  # passes of a validation
+CLOSELY = 64  # steps after which only every so many (`EACH`) is watched closely, and of the others only the loss
+EACH = 16
+LARGE = 1 << 20  # elements of a batch's inputs beyond which they are not held on to
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Passed:
     """One forward pass and its loss, until the step that it leads to.
 
@@ -65,7 +68,7 @@ class Collector:
         criterion: nn.Module | None,
         look_at: Callable[[Passed, Tensor | None], None],
         stepped: Callable[[int], None],
-        guard: Callable[[Callable[[], object]], None],
+        guard: Callable[..., None],
     ) -> None:
         self.model, self.criterion = model, criterion
         self.tracked = [Tracked(optimizer) for optimizer in optimizers]
@@ -73,11 +76,11 @@ class Collector:
         self.moody = moody(model)
         self._named = named(model)
         self.glance = Glance(model, self._named, self.signals, inner=not compiled(model))
-        self.kept: deque[tuple[Any, Any]] = deque(maxlen=KEPT)
         self.validating = False  # within `with watch.validation()`
         self._look_at, self._stepped, self._guard = look_at, stepped, guard
-        self._data_due = Due(every=self.glance.every_data, growth=1.15)
-        self._norm_due = max(1, -(-sum(len(t.params) for t in self.tracked) // 16))
+        self._data_due = Due(every=64, growth=1.15)
+        self._norm_due = max(1, sum(len(t.params) for t in self.tracked) // 8 // EACH * EACH)
+        self._light, self._usual, self._until = False, 0, 0  # whether only the loss is watched; passes of a step
         self._open: list[Passed] = []
         self._peeked: list[tuple[Any, bool]] = []  # passes without gradients whose loss is not known
         self._unread: list[tuple[int, list[Passed], float, Tensor | float, int, float]] = []
@@ -95,13 +98,13 @@ class Collector:
         guard = self._guard
 
         def compared(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Any) -> None:
-            guard(lambda: self._compared(module, args, kwargs, loss))
+            guard(self._compared, module, args, kwargs, loss)
 
         self._handles.append(self.model.register_forward_pre_hook(self._enters, with_kwargs=True))
         if self.criterion is not None:
             self._handles.append(self.criterion.register_forward_hook(compared, with_kwargs=True))
         for each in self.tracked:
-            self._handles += each.attach(self._reached)
+            each.attach(self._reached)
             self._handles.append(each.optimizer.register_step_pre_hook(self._before_step(each)))
             self._handles.append(each.optimizer.register_step_post_hook(self._after_step(each)))
         self.glance.begin()
@@ -117,6 +120,8 @@ class Collector:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        for each in self.tracked:
+            each.detach()
         self.glance.drop()
 
     # -- what hooks call -------------------------------------------------------------------------------------------
@@ -155,21 +160,26 @@ class Collector:
             self._open.pop()  # the user says more of the same pass
             last.fired = True
             one.criterion = last.criterion
-        if self._open and self._open[-1].fired:
-            self._fresh = True
-        loss.register_hook(self._fires(one))
+        if not self._light:
+            self._follow(one)
         self._open.append(one)
-        if self.glance.on:
-            self._show(one, None)
-            if isinstance(outputs, Tensor) and outputs.requires_grad:
-                outputs.register_hook(self._slopes(one))
         one.loss = loss.detach()
         one.outputs = outputs.detach() if isinstance(outputs, Tensor) else None
-        if len(self._open) > DENSE and not self._open[0].fired:
+        if len(self._open) > (self._usual if self._light else WAITING) and not self._open[0].fired:
             self._evaluated(self._open.pop(0))
 
+    def _follow(self, one: Passed) -> None:
+        """See whether backward reaches a pass, and with what."""
+        if self._open and self._open[-1].fired:
+            self._fresh = True
+        one.loss.register_hook(self._fires(one))
+        if self.glance.on:
+            self._show(one, None)
+            if isinstance(one.outputs, Tensor) and one.outputs.requires_grad:
+                one.outputs.register_hook(self._slopes(one))
+
     def _slopes(self, one: Passed) -> Callable[[Tensor], None]:
-        return lambda slope: self._guard(lambda: self._show(one, slope))
+        return lambda slope: self._guard(self._show, one, slope)
 
     def _show(self, one: Passed, slope: Tensor | None) -> None:
         self._looking = True
@@ -185,7 +195,7 @@ class Collector:
             one.fired, one.weight = True, gradient.detach()
             if self._fresh:
                 self._fresh = False
-                self._guard(lambda: self._backward_begins(one))
+                self._guard(self._backward_begins, one)
 
         return fires
 
@@ -220,7 +230,8 @@ class Collector:
                     self._norms.append(norm)
 
         def guarded(optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._guard(lambda: before(args, kwargs))
+            if not self._light:
+                self._guard(before, args, kwargs)
 
         return guarded
 
@@ -235,7 +246,7 @@ class Collector:
     def _after_step(self, each: Tracked) -> Callable[..., None]:
         def after() -> None:
             each.stepped()
-            if each is self.tracked[-1] or not self._backwards_left():
+            if self._light or each is self.tracked[-1] or not self._backwards_left():
                 self._end_step()
 
         def guarded(optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -250,9 +261,14 @@ class Collector:
     # -- what follows ------------------------------------------------------------------------------------------------
 
     def _end_step(self) -> None:
+        if self._light and self.step + 1 < self._until and not self._peeked and not self._val[2]:
+            self.step += 1
+            self._unread.append((self.step, self._open, self._rate(), NAN, len(self._open), NAN))
+            self._open, self._entered, self._ended = [], None, time.perf_counter()
+            return
         now = time.perf_counter()
-        fired = [one for one in self._open if one.fired]
-        for one in self._open:
+        fired = self._open if self._light else [one for one in self._open if one.fired]
+        for one in self._open if len(fired) < len(self._open) else ():
             if not one.fired:
                 self._evaluated(one)
         validated = self._val[2] > 0 or bool(self._peeked)
@@ -264,11 +280,17 @@ class Collector:
             self._paces += now - self._ended
         self.step += 1
         lr, norm, clip = self._rates()
-        self._unread.append((self.step, fired, lr, norm, self._backwards, clip))
+        self._unread.append((self.step, fired, lr, norm, len(fired) if self._light else self._backwards, clip))
+        if not self._light:
+            self.signals.counts.closely += 1
+            self._usual = len(fired)
         if fired:
-            self.kept.append((fired[-1].inputs, fired[-1].targets))
-            if self._data_due(self.step - 1) or self.step <= DENSE:
+            if self.step <= DENSE or self._data_due(self.step - 1):
                 self._note_data(self.signals.batches.train, fired[-1])
+            for one in fired:
+                one.outputs = None
+                if isinstance(one.inputs, Tensor) and one.inputs.numel() > LARGE:
+                    one.inputs = None
         if self.glance.wanted:
             self.glance.after(self.step, clip)
             if self._paces:
@@ -279,27 +301,48 @@ class Collector:
             self.read()
         self._stepped(self.step)
         self.glance.prepare(self.step)
+        self._choose()
         self._entered, self._ended = None, time.perf_counter()
+
+    def _choose(self) -> None:
+        """Whether the next step is watched closely, or only its loss. That takes one optimizer, and passes that are all
+        known to lead to a step."""
+        light = len(self.tracked) == 1 and self._usual > 0 and not self._scaled and not self.glance.wanted
+        self._until = self.step
+        while light and self._idle(self._until):
+            self._until += 1
+        light = self._until > self.step
+        if light != self._light:
+            self._light = light
+            for each in self.tracked:
+                each.detach() if light else each.attach(self._reached)
+
+    def _idle(self, step: int) -> bool:
+        """Whether nothing but the loss is due at a step."""
+        return step >= CLOSELY and step % EACH > 0 and not (self.glance.due(step) or self._data_due(step))
+
+    def _rate(self) -> float:
+        """The learning rate; the largest, if there are many."""
+        return max(float(group["lr"]) for t in self.tracked for group in t.optimizer.param_groups)
 
     def _rates(self) -> tuple[float, Tensor | float, float]:
         """The largest learning rate, the gradient's norm and the clip factor of this step, NaN where not known."""
-        lr = max((float(group["lr"]) for t in self.tracked for group in t.optimizer.param_groups), default=NAN)
         norm: Tensor | float = NAN
         clip = NAN
         if self._norms:
             norm = torch.stack([torch.as_tensor(n) for n in self._norms]).square().sum().sqrt()
-        for each in self.tracked:
+        for each in self.tracked if not self._light and (self.step - 1) % self._norm_due == 0 else ():
             last: Any = getattr(each.optimizer, "last", None) if each.ours else None
-            if last is not None and (self.step - 1) % self._norm_due == 0:
+            if last is not None:
                 norm, clip = last.grad_norm, last.clip_factor
-        return lr, norm, clip
+        return self._rate(), norm, clip
 
     def _note_data(self, data: Data, one: Passed) -> None:
         with torch.no_grad():
-            if data is self.signals.batches.train:
-                if "epoch" not in self.signals.facts and self.signals.batches.again(one.inputs):
-                    self.signals.facts["epoch"] = self.step
-                self.signals.batches.remember(one.inputs)
+            facts, batches = self.signals.facts, self.signals.batches
+            unknown = "epoch" not in facts or not batches.full
+            if data is batches.train and unknown and batches.remember(one.inputs):
+                facts.setdefault("epoch", self.step)
             data.add_inputs(one.inputs)
             data.add_targets(one.targets)
 
@@ -350,12 +393,8 @@ class Collector:
     def read(self) -> None:
         """Read the numbers of the last steps, which may be on a device."""
         unread, self._unread = self._unread, []
-        tensors: list[Tensor] = []
-        for _, passed, _, norm, _, _ in unread:
-            for one in passed:
-                tensors += [_one(one.loss), _one(one.weight)]
-            tensors.append(_one(norm))
-        values: Iterator[float] = iter(_numbers(tensors))
+        every = [x for _, passed, _, norm, _, _ in unread for x in (*_of_losses(passed), norm)]
+        values = iter(_numbers(every))
         for step, passed, lr, _, backwards, clip in unread:
             losses = [(next(values), next(values)) for _ in passed]
             norm = next(values)
@@ -363,6 +402,8 @@ class Collector:
             self.signals.steps.append(Step(step, loss, lr, norm, losses[-1][1] if losses else NAN, backwards, clip))
             if losses and not abs(loss) < float("inf"):
                 self.signals.counts.add("broken_losses", step)
+                if self.signals.counts.broken_losses <= BROKEN:
+                    self._note_data(self.signals.batches.train, passed[-1])
 
     def settle(self) -> None:
         """Bring everything up to date: validations that no step has followed, numbers not yet read."""
@@ -380,29 +421,41 @@ class Collector:
 
     def rest(self) -> dict[str, Any]:
         """All the rest."""
-        return {"step": self.step, "steps": [each.steps for each in self.tracked], "signals": self.signals.rest()}
+        light = (self._light, self._usual, self._until)
+        return {
+            "step": self.step,
+            "light": light,
+            "steps": [each.steps for each in self.tracked],
+            "signals": self.signals.rest(),
+        }
 
     def load(self, arrays: Mapping[str, Floats], rest: Mapping[str, Any]) -> None:
         """Take up what `arrays` and `rest` gave."""
         self.step = rest["step"]
+        self._light, self._usual, self._until = rest["light"]
         for each, steps in zip(self.tracked, rest["steps"], strict=True):
             each.steps = steps
         self.signals.load(arrays, rest["signals"])
         self.glance.load(arrays)
         self.glance.prepare(self.step)
+        if self._light:
+            for each in self.tracked:
+                each.detach()
 
 
-def _one(value: Any) -> Tensor:
-    """A number as a tensor of single precision; the mean of several."""
-    if not isinstance(value, Tensor):
-        return torch.tensor(NAN if value is None else float(value))
-    value = value.detach().float()
-    return value if value.ndim == 0 else value.mean()
+def _of_losses(passed: Sequence[Passed]) -> list[Any]:
+    return [x for one in passed for x in (one.loss, one.weight)]
 
 
-def _numbers(tensors: Sequence[Tensor]) -> list[float]:
-    """The numbers in 0-d tensors, perhaps on a device, which is waited for once."""
-    if not tensors:
-        return []
-    device = next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
-    return cast("list[float]", torch.stack([t.to(device, non_blocking=True) for t in tensors]).tolist())
+def _numbers(values: Sequence[Any]) -> list[float]:
+    """Numbers as such, of which some are tensors, perhaps on a device, which is waited for once; NaN of None, the mean
+    of several."""
+    found = [NAN if value is None or isinstance(value, Tensor) else float(value) for value in values]
+    at = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
+    if at:
+        tensors = [values[i] if values[i].ndim == 0 else values[i].float().mean() for i in at]
+        device = next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
+        together = torch.stack([t.detach().to(device, torch.float32, non_blocking=True) for t in tensors])
+        for i, number in zip(at, together.tolist(), strict=True):  # pyright: ignore[reportUnknownArgumentType]
+            found[i] = number
+    return found

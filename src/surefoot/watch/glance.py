@@ -34,8 +34,7 @@ class Glance:
         signals.names, signals.matrices = self.picks.names, self.picks.matrices.tolist()
         work = 4 * len(self.picks.names) + 2 * len(self.layers.layers if self.layers else ())
         self.every = max(50, 3 * work)
-        self.every_data = 16
-        self._due = Due(self.every)
+        self.due = Due(self.every)
         self.on = False
         self._last: tuple[Look, Floats, Floats, float] | None = None  # the look before, its gradient and update
         self._before: tuple[Floats, Floats] | None = None
@@ -60,7 +59,7 @@ class Glance:
 
     def prepare(self, step: int) -> None:
         """A step is over: begin with the next if it is due."""
-        if self._due(step):
+        if self.due(step):
             self.begin()
         elif self.on or self._handles:
             self.drop()

@@ -15,7 +15,7 @@ from surefoot.watch.picks import Floats, spread
 
 MOST_LAYERS = 16
 ROWS = 8  # fewer items do not show that a unit is dead
-MOST_ROWS = 64  # items of a batch that are looked at
+MOST_ROWS, MOST_UNITS = 64, 256  # of a batch that are looked at
 NEAR = 0.03  # a sigmoid or tanh is at its limit when this share of its range is left
 
 FIELDS = ("scale", "mean", "zeros", "dead", "equal", "spread", "saturated", "units", "rows", "bent")
@@ -81,31 +81,34 @@ def measured(x: Tensor, channels_first: bool = False) -> Sequence[float]:
     one is; spread: the mean standard deviation over items, relative to the scale
     """
     made = maker(x)
-    x = x.detach()
-    if channels_first and x.ndim > 2:
-        x = x.movedim(-x.ndim + 1, -1) if x.ndim > 2 else x
-    rows = x.reshape(-1, x.shape[-1]) if x.ndim > 1 else x.reshape(1, -1)
-    if len(rows) > MOST_ROWS:
-        rows = rows[:: -(-len(rows) // MOST_ROWS)]
-    rows = rows.float()
+    rows = _rows(x.detach(), channels_first)
     units = rows.shape[1]
+    rows = rows[:, :: -(-units // MOST_UNITS)].double().cpu().numpy()
     zero = rows == 0
-    saturated = rows.new_zeros(())
+    saturated = 0.0
     if made in LIMITS:
         low, high = LIMITS[made]
         room = NEAR * (high - low)
-        limit = (rows < low + room) | (rows > high - room)
-        saturated = (limit.float().mean(0) > 0.9).float().mean()
-    found = torch.stack([
-        rows.square().mean().sqrt(),
-        rows.mean(),
-        zero.float().mean(),
-        zero.all(0).float().mean() if len(rows) >= ROWS else rows.new_zeros(()),
-        (rows[:, 1:] == rows[:, :-1]).all(0).float().mean() if units > 1 else rows.new_zeros(()),
-        rows.std(0, correction=0).mean(),
-        saturated,
-    ])  # fmt: skip
-    return [*cast("list[float]", found.tolist()), units, len(rows), float(made in BENT)]
+        saturated = float((((rows < low + room) | (rows > high - room)).mean(0) > 0.9).mean())
+    with np.errstate(all="ignore"):
+        return (
+            math.sqrt(np.square(rows).mean()), float(rows.mean()), float(zero.mean()),
+            float(zero.all(0).mean()) if len(rows) >= ROWS else 0.0,
+            float((rows[:, 1:] == rows[:, :-1]).all(0).mean()) if units > 1 else 0.0,
+            float(rows.std(0).mean()), saturated, units, len(rows), float(made in BENT),
+        )  # fmt: skip
+
+
+def _rows(x: Tensor, channels_first: bool) -> Tensor:
+    """Some items (of images: places) as rows of units."""
+    if x.ndim < 2:
+        return x.reshape(1, -1)
+    if channels_first and x.ndim > 2:
+        places = x.flatten(2)
+        every = torch.arange(0, len(x) * places.shape[2], -(-len(x) * places.shape[2] // MOST_ROWS), device=x.device)
+        return places[every // places.shape[2], :, every % places.shape[2]]
+    rows = x.reshape(-1, x.shape[-1])
+    return rows[:: -(-len(rows) // MOST_ROWS)]
 
 
 BENT = {"Relu", "Threshold", "LeakyRelu", "Hardtanh", "Clamp"}

@@ -78,11 +78,13 @@ class Look:
 class Counts:
     """What happened how often; steps at which it was first seen are those after which it happened.
 
+    closely: steps that were watched closely; what follows happened at those
     thrown: backward passes whose gradients were cleared before a step
     stale: steps that took gradients of older batches; skipped: steps that a loss scaler left out
     foreign: backward passes before which weights had moved without a step
     """
 
+    closely: int = 0
     backwards: int = 0
     thrown: int = 0
     skipped: int = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,15 +35,23 @@ class Tracked:
         self.accumulated = self.stale = self.idle = False
         self.versions = self._versions()
         self.ours = isinstance(optimizer, Ours)
+        self._handles: list[RemovableHandle] = []
 
-    def attach(self, reached: Any) -> Sequence[RemovableHandle]:
-        """Hooks that say when a gradient has come."""
+    def attach(self, reached: Any) -> None:
+        """From now on see when a gradient comes."""
 
         def came(p: Tensor) -> None:
             self.accumulated = True
             reached()
 
-        return [p.register_post_accumulate_grad_hook(came) for p in self.sentinels]
+        self._handles = [p.register_post_accumulate_grad_hook(came) for p in self.sentinels]
+        self.versions = self._versions()
+
+    def detach(self) -> None:
+        """See no more, but count steps."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
     def begins(self, counts: Counts, step: int, scaled: bool) -> None:
         """A backward pass begins.
@@ -67,8 +74,9 @@ class Tracked:
     def stepped(self) -> None:
         """It has taken a step."""
         self.steps += 1
-        self.accumulated = self.stale = self.idle = False
-        self.versions = self._versions()
+        if self._handles:
+            self.accumulated = self.stale = self.idle = False
+            self.versions = self._versions()
 
     @torch.no_grad()
     def grad_norm(self) -> Tensor | None:

@@ -9,8 +9,7 @@ import numpy as np
 
 from surefoot.diagnose.detectors.claim import Claim
 from surefoot.diagnose.finding import Evidence
-from surefoot.diagnose.reading import Reading
-from surefoot.diagnose.symptom import spikes
+from surefoot.diagnose.reading import Reading, median
 from surefoot.watch.batches import Moments
 from surefoot.watch.picks import Floats
 
@@ -56,7 +55,7 @@ def between_batches(r: Reading) -> tuple[float, float] | None:
     keys = sorted({key for _, shares in rows for key in shares})[:32]
     table: Floats = np.array([[shares.get(key, 0.0) for key in keys] for _, shares in rows])
     sizes = np.array([size for size, _ in rows])
-    if float(np.median(sizes)) < 4 or per_item > 1:
+    if median(sizes) < 4 or per_item > 1:
         return None
     if data.kind == "classes":
         mean = np.array([data.classes.get(key, 0) for key in keys], float) / max(sum(data.classes.values()), 1)
@@ -68,13 +67,13 @@ def between_batches(r: Reading) -> tuple[float, float] | None:
     between = float(variances.mean()) if data.kind != "classes" else float(variances.sum())
     if total <= 0:
         return None
-    expected = 1 / float(np.median(sizes))
+    expected = 1 / median(sizes)
     return between / total, min(0.9, max(0.35, 6 * expected))
 
 
 def bad_batch(r: Reading) -> Iterator[Claim]:
     """Single steps whose loss is as bad as if nothing had been learnt, in a training that learns."""
-    found = spikes(r)
+    found = r.spikes
     odd = sum(m.odd for m in r.signals.batches.train.moments().values())
     if not 1 <= len(found) <= 0.06 * len(r.losses) or r.data_batch < 4:
         return
@@ -82,7 +81,7 @@ def bad_batch(r: Reading) -> Iterator[Claim]:
         return
     if r.facts.get("epoch", math.inf) <= 2:  # each batch is all the data
         return
-    height = float(np.nanmedian(r.losses[found.tolist()]) / max(abs(r.level), 1e-12))
+    height = float(np.nanmedian(r.losses[found]) / max(abs(r.level), 1e-12))
     steps = [int(r.at[i]) for i in found]
     yield Claim(
         "bad-batch",
@@ -165,9 +164,9 @@ def differs(own: Moments, other: Moments) -> tuple[float, float]:
     if not bool(use.any()):
         return 0.0, 1.0
     scale = np.sqrt(own.std[use] ** 2 + 1e-12)
-    shift = float(np.median(np.abs(own.mean[use] - other.mean[use]) / scale))
+    shift = median(np.abs(own.mean[use] - other.mean[use]) / scale)
     ratio = np.maximum(other.std[use], 1e-12) / scale
-    return shift, float(np.exp(np.abs(np.median(np.log(ratio)))))
+    return shift, float(np.exp(np.abs(median(np.log(ratio)))))
 
 
 def imbalance(r: Reading) -> Iterator[Claim]:

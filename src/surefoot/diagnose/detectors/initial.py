@@ -9,7 +9,7 @@ import numpy as np
 from surefoot.diagnose import symptom as seen
 from surefoot.diagnose.detectors.claim import Claim
 from surefoot.diagnose.finding import Evidence
-from surefoot.diagnose.reading import Reading
+from surefoot.diagnose.reading import Reading, median
 from surefoot.watch.layers import FIELDS
 
 EXPLODED = 100.0  # what activations may grow by from the first to the last layer
@@ -59,7 +59,7 @@ def early(r: Reading) -> float:
     """The share of its way that the loss has come in the first third."""
     part = r.finite[: max(8, len(r.finite) // 3)]
     scale = abs(r.reference) or 1.0
-    return float((r.reference - np.median(part[-5:])) / scale) if len(part) else 0.0
+    return float((r.reference - median(part[-5:])) / scale) if len(part) else 0.0
 
 
 def symmetric(r: Reading) -> Iterator[Claim]:

@@ -10,7 +10,7 @@ import numpy as np
 from surefoot.diagnose import symptom as seen
 from surefoot.diagnose.detectors.claim import Claim
 from surefoot.diagnose.finding import Evidence
-from surefoot.diagnose.reading import Reading
+from surefoot.diagnose.reading import Reading, median
 
 WAITING = 0.6  # the share of time
 NOISE = 0.25  # cosine of successive gradients, and overshoot, below which there is no signal at the start
@@ -33,8 +33,8 @@ def overtrained(r: Reading) -> Iterator[Claim]:
 def input_bound(r: Reading) -> Iterator[Claim]:
     """Most of the time goes into waiting for data."""
     waits = np.array(r.signals.waits.items[2:])
-    if len(waits) >= 3 and r.steps >= 20 and float(np.median(waits)) > WAITING:
-        yield Claim("input-bound", "info", (Evidence("waited", float(np.median(waits)), WAITING),), symptom="wasteful")
+    if len(waits) >= 3 and r.steps >= 20 and median(waits) > WAITING:
+        yield Claim("input-bound", "info", (Evidence("waited", median(waits), WAITING),), symptom="wasteful")
 
 
 def undertrained(r: Reading) -> Iterator[Claim]:
@@ -58,7 +58,7 @@ def undertrained(r: Reading) -> Iterator[Claim]:
 def _middle(r: Reading) -> float:
     """The loss half way."""
     half = len(r.finite) // 2
-    return float(np.median(r.finite[max(0, half - max(2, half // 10)) : half + max(2, half // 10)]))
+    return median(r.finite[max(0, half - max(2, half // 10)) : half + max(2, half // 10)])
 
 
 def unlearnable(r: Reading) -> Iterator[Claim]:
@@ -79,7 +79,7 @@ def unlearnable(r: Reading) -> Iterator[Claim]:
         and r.learned < 0.15
         and 1.5e-3 < r.largest < 0.3
         and noise
-        and seen.depth(r) > seen.DEPTH
+        and r.depth > seen.DEPTH
     ):
         yield Claim(
             "data-unlearnable",

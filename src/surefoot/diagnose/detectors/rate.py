@@ -10,7 +10,7 @@ import numpy as np
 from surefoot.diagnose import symptom as seen
 from surefoot.diagnose.detectors.claim import Claim
 from surefoot.diagnose.finding import Evidence
-from surefoot.diagnose.reading import Reading
+from surefoot.diagnose.reading import Reading, median
 from surefoot.watch.signals import Look
 
 HIGH, LOW = 0.3, 1.5e-3  # the largest update / weight
@@ -39,7 +39,7 @@ def too_low(r: Reading) -> Iterator[Claim]:
     if r.steps < 12 or not math.isfinite(r.largest) or r.largest == 0 or r.now > 0.6:
         return
     gains: dict[str, float] = r.facts.get("gains", {})
-    if gains and float(np.median(list(gains.values()))) > LARGE_GAIN:
+    if gains and median(list(gains.values())) > LARGE_GAIN:
         return
     if r.largest < LOW and not seen.non_finite(r) and not seen.diverging(r):
         yield Claim("lr-too-low", "critical" if r.now < seen.NOTHING else "warning", (
@@ -70,7 +70,7 @@ def clipping(r: Reading) -> Iterator[Claim]:
     clips = r.recent("clip")
     if len(clips) < 3 or r.facts.get("normalised") or r.now > 0.6 or r.largest > 3 * LOW or "scaled" in r.facts:
         return
-    factor = float(np.median(clips))
+    factor = median(clips)
     if factor < 0.1 and float(np.quantile(clips, 0.9)) < 0.5:
         yield Claim("clip-too-tight", "warning", (Evidence("clip_factor", factor, 0.1),))
 
@@ -99,7 +99,7 @@ def unsuited(r: Reading) -> Iterator[Claim]:
     each = each[np.isfinite(each) & (each > 0)]
     spread = float(each.max() / each.min()) if len(each) > 2 else 1.0
     plain = r.facts.get("momentum") == 0.0 and r.now < 0.3 and r.largest < HIGH / 10
-    if (spread > SPREAD or plain) and seen.depth(r) > seen.DEPTH:
+    if (spread > SPREAD or plain) and r.depth > seen.DEPTH:
         yield Claim("optimizer-unsuited", "warning", (Evidence("ratio_spread", spread, SPREAD),))
 
 
@@ -136,8 +136,8 @@ def _decay(r: Reading, looks: list[Look]) -> float:
     for look in late:
         weight, other = look.weight[r.matrices], (look.update if r.facts.get("decoupled") else look.grad)[r.matrices]
         part = weight * decay * (lrs.get(look.step, 0.0) if r.facts.get("decoupled") else 1.0)
-        shares.append(float(np.median(part / np.maximum(part + other, 1e-300))))
-    return float(np.median(shares))
+        shares.append(median(part / np.maximum(part + other, 1e-300)))
+    return median(shares)
 
 
 DETECTORS = (schedule, clipping, regularised, warmup, too_high, too_low, unsuited, batch_size)

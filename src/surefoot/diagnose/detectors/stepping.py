@@ -8,7 +8,7 @@ import numpy as np
 
 from surefoot.diagnose.detectors.claim import Claim
 from surefoot.diagnose.finding import Evidence
-from surefoot.diagnose.reading import Reading
+from surefoot.diagnose.reading import Reading, median
 
 SURE = 3  # times that a thing happens before it is no chance
 
@@ -16,11 +16,11 @@ SURE = 3  # times that a thing happens before it is no chance
 def grad_not_cleared(r: Reading) -> Iterator[Claim]:
     """Backward began with gradients that a step had used already, and the next step used them again."""
     stale = r.counts.stale
-    if stale >= 2 and stale > 0.2 * r.steps:
+    if stale >= 2 and stale > 0.2 * r.counts.closely:
         yield Claim(
             "grad-not-cleared",
             "critical",
-            (Evidence("stale", stale), Evidence("steps", r.steps)),
+            (Evidence("stale", stale), Evidence("steps", r.counts.closely)),
             first_step=r.counts.first["stale"],
             certain=True,
         )
@@ -29,8 +29,8 @@ def grad_not_cleared(r: Reading) -> Iterator[Claim]:
 def not_stepped(r: Reading) -> Iterator[Claim]:
     """Gradients are worked out and thrown away, or weights move without a step of the watched optimizer."""
     c = r.counts
-    evidence = (Evidence("backwards", c.backwards), Evidence("steps", r.steps))
-    if c.thrown >= 2 * SURE and c.thrown > 3 * r.steps:
+    evidence = (Evidence("backwards", c.backwards), Evidence("steps", c.closely))
+    if c.thrown >= 2 * SURE and c.thrown > 3 * c.closely:
         yield Claim(
             "not-stepped",
             "critical",
@@ -39,7 +39,7 @@ def not_stepped(r: Reading) -> Iterator[Claim]:
             first_step=c.first["thrown"],
             certain=True,
         )
-    elif c.foreign >= SURE and c.foreign > 3 * r.steps:
+    elif c.foreign >= SURE and c.foreign > 3 * c.closely:
         yield Claim(
             "not-stepped",
             "critical",
@@ -56,7 +56,7 @@ def scaler(r: Reading) -> Iterator[Claim]:
     c = r.counts
     weights = r.signals.column("weight")
     scales = weights[np.isfinite(weights) & (np.abs(weights) > 1.5)]
-    if c.skipped >= 5 and c.skipped > 0.3 * max(r.steps + c.skipped, 1):
+    if c.skipped >= 5 and c.skipped > 0.3 * max(c.closely + c.skipped, 1):
         scale = float(scales[-1]) if len(scales) else float("nan")
         yield Claim(
             "loss-scale",
@@ -72,11 +72,11 @@ def scaler(r: Reading) -> Iterator[Claim]:
     at = {int(step): weight for step, weight in zip(r.at, weights, strict=True)}
     left = np.array([look.clip * at.get(look.step, float("nan")) for look in r.late(1.0)])
     left, clips = left[np.isfinite(left)], clips[np.isfinite(clips)]
-    if len(left) >= SURE and float(np.median(left)) < 0.02:
+    if len(left) >= SURE and median(left) < 0.02:
         yield Claim(
             "scaled-clip",
             "critical",
-            (Evidence("clip_factor", float(np.median(left)), 0.02), Evidence("loss_scale", float(np.median(scales)))),
+            (Evidence("clip_factor", median(left), 0.02), Evidence("loss_scale", median(scales))),
             certain=True,
         )
 
@@ -86,7 +86,7 @@ def _underflow(r: Reading) -> Iterator[Claim]:
     late = [look for look in r.late() if len(look.zeros) >= 2]
     if len(late) < SURE or r.steps < 10 or r.now > 0.9:
         return
-    zeros = float(np.median([float(np.median(look.zeros[-2:])) for look in late]))
+    zeros = median([median(look.zeros[-2:]) for look in late])
     if zeros > 0.9 and r.counts.first.get("broken_losses") is None and r.facts.get("slope", 0.0) > 0:
         yield Claim(
             "loss-scale", "critical", (Evidence("zero_gradients", zeros, 0.9),), certain=True, symptom="no-op-step"
@@ -104,12 +104,12 @@ def without_effect(r: Reading) -> Iterator[Claim]:
         or r.counts.foreign
     ):
         return
-    moved = np.array([float(np.median(look.moved[look.grad > 0])) for look in late])
-    if float(np.median(moved)) < 0.1:
+    moved = np.array([median(look.moved[look.grad > 0]) for look in late])
+    if median(moved) < 0.1:
         yield Claim(
             "step-without-effect",
             "critical",
-            (Evidence("moved", float(np.median(moved)), 0.1),),
+            (Evidence("moved", median(moved), 0.1),),
             first_step=late[0].step,
             symptom="no-op-step",
             certain=True,
@@ -164,11 +164,11 @@ def flipped(r: Reading) -> Iterator[Claim]:
     """The loss reaches backward with a weight below 0: the steps go up."""
     weights = r.signals.column("weight")
     below = np.nonzero(weights < 0)[0]
-    if len(below) >= SURE and len(below) > 0.5 * len(weights):
+    if len(below) >= SURE and len(below) > 0.5 * np.count_nonzero(np.isfinite(weights)):
         yield Claim(
             "sign-flipped",
             "critical",
-            (Evidence("loss_weight", float(np.median(weights[below])), 0.0),),
+            (Evidence("loss_weight", median(weights[below]), 0.0),),
             certain=True,
             first_step=max(int(r.at[below[0]]) - 1, 0),
             symptom="" if r.steps > 20 else "diverging",

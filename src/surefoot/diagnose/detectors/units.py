@@ -9,7 +9,6 @@ import numpy as np
 from surefoot.diagnose.detectors.claim import Claim
 from surefoot.diagnose.finding import Evidence
 from surefoot.diagnose.reading import Reading
-from surefoot.diagnose.symptom import depth
 from surefoot.watch.layers import FIELDS
 
 DEAD, SATURATED = 0.7, 0.5
@@ -55,7 +54,7 @@ def through_depth(r: Reading) -> Iterator[Claim]:
     if r.steps < 4 or len(r.matrices) < 4 or r.now > 0.5:
         return
     names = [name for name, matrix in zip(r.signals.names, r.matrices, strict=True) if matrix]
-    share = depth(r)
+    share = r.depth
     if share < VANISHED:
         yield Claim(
             "deep-vanishing",
