@@ -456,6 +456,6 @@ def _numbers(values: Sequence[Any]) -> list[float]:
         tensors = [values[i] if values[i].ndim == 0 else values[i].float().mean() for i in at]
         device = next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
         together = torch.stack([t.detach().to(device, torch.float32, non_blocking=True) for t in tensors])
-        for i, number in zip(at, together.tolist(), strict=True):  # pyright: ignore[reportUnknownArgumentType]
+        for i, number in zip(at, cast("list[float]", together.tolist()), strict=True):
             found[i] = number
     return found
