@@ -453,9 +453,10 @@ def _numbers(values: Sequence[Any]) -> list[float]:
     found = [NAN if value is None or isinstance(value, Tensor) else float(value) for value in values]
     at = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
     if at:
-        tensors = [values[i] if values[i].ndim == 0 else values[i].float().mean() for i in at]
+        tensors: list[Tensor] = [values[i] if values[i].ndim == 0 else values[i].float().mean() for i in at]
         device = next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
         together = torch.stack([t.detach().to(device, torch.float32, non_blocking=True) for t in tensors])
-        for i, number in zip(at, cast("list[float]", together.tolist()), strict=True):
+        numbers: list[float] = together.tolist()  # pyright: ignore[reportUnknownMemberType]
+        for i, number in zip(at, numbers, strict=True):
             found[i] = number
     return found
