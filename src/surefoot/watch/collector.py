@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -456,7 +456,7 @@ def _numbers(values: Sequence[Any]) -> list[float]:
         tensors: list[Tensor] = [values[i] if values[i].ndim == 0 else values[i].float().mean() for i in at]
         device = next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
         together = torch.stack([t.detach().to(device, torch.float32, non_blocking=True) for t in tensors])
-        numbers: list[float] = together.tolist()  # pyright: ignore[reportUnknownMemberType]
+        numbers = cast("list[float]", together.tolist())  # pyright: ignore[reportUnknownMemberType]
         for i, number in zip(at, numbers, strict=True):
             found[i] = number
     return found
