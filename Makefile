@@ -1,11 +1,12 @@
 # make demo   trains a small network on built-in data      make test      every check, and the tests
 # make bench  prints the benchmarks' tables                make test-all  the slow tests too
+# make bench-diagnose  faulty and sound programs, and what the watch says of them (about an hour)
 # make test-gpu, make bench-gpu  the same on a machine with a GPU
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test test-all test-gpu lint bench bench-gpu clean
+.PHONY: demo test test-all test-gpu lint bench bench-gpu bench-diagnose clean
 
 demo: .venv/ready
 	$(BIN)/surefoot train digits-cnn --dir $(RUN)
@@ -48,6 +49,9 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/optimizers.py
 	$(BIN)/python benchmarks/tasks.py
+
+bench-diagnose: .venv/ready
+	$(BIN)/python -m benchmarks.diagnose.measure
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "surefoot needs Python 3.10 or newer: make PYTHON=python3.11")'

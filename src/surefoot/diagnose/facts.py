@@ -104,6 +104,8 @@ def of_slope(one: Passed, slope: Tensor, collector: Collector) -> Iterator[Claim
     if cosine < EXACT or not float(one.weight):
         return
     each = per_error / float(one.weight) / (2 if facts.get("loss_kind") == REGRESSION[0] else 1)
+    if each > MOST:
+        return
     items = len(outputs)
     terms = items if not targets.is_floating_point() else outputs.numel()
     facts["loss_items"] = each * terms  # 1 of a mean
@@ -113,6 +115,7 @@ def of_slope(one: Passed, slope: Tensor, collector: Collector) -> Iterator[Claim
 
 
 EXACT = 0.99  # cosine beyond which a gradient is that of a known loss
+MOST = 10.0  # times the error, beyond which it is not: that of a probability which is clamped, say
 SCALES = ("loss-sum", "input-unscaled", "target-unscaled")
 
 

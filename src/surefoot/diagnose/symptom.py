@@ -27,8 +27,8 @@ def no_op(r: Reading) -> bool:
     """Steps are taken (or should be) and nothing moves."""
     if not r.looks:
         return r.counts.backwards >= LEAST and r.steps == 0
-    late = r.late()
-    return all(not bool((look.update > 0).any()) for look in late) and any(bool((look.grad > 0).any()) for look in late)
+    still = not any(bool((look.update > 0).any()) for look in r.looks)
+    return still and any(bool((look.grad > 0).any()) for look in r.looks)
 
 
 def diverging(r: Reading) -> bool:
@@ -43,9 +43,9 @@ def diverging(r: Reading) -> bool:
 
 
 def exploding(r: Reading) -> bool:
-    """Gradients have grown a hundredfold, or do so from time to time."""
+    """Gradients have grown a hundredfold, or do so from time to time, and that does not bring the loss down."""
     norms = r.norms[np.isfinite(r.norms)]
-    if len(norms) < LEAST:
+    if len(norms) < LEAST or falling(r):
         return False
     usual = median(norms)
     return median(norms[-5:]) > 100 * max(median(norms[:5]), 1e-12) or (
@@ -100,7 +100,7 @@ def falling(r: Reading) -> bool:
 
 def slow(r: Reading) -> bool:
     """It still falls, and has a long way to go."""
-    return falling(r) and r.now < 0.7
+    return falling(r) and r.now < 0.9
 
 
 def plateau(r: Reading) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.diagnose import knowledge
+from surefoot.diagnose.blind import blind
 from surefoot.diagnose.detectors import Claim
 from surefoot.diagnose.facts import beginning, of_pass, of_slope
 from surefoot.diagnose.finding import Finding
@@ -41,8 +42,7 @@ class Watch:
         quiet: bool,
     ) -> None:
         self.planned, self.ignore, self.on_finding, self.quiet = steps, tuple(ignore), on_finding, quiet
-        self.blind: dict[str, str] = {}
-        """Detectors that cannot see, and why."""
+        self._failed: dict[str, str] = {}
         self._collector = Collector(model, optimizers, loss, self._look_at, self._stepped, self._guarded)
         self._judge_due = Due(every=1000, growth=1.5)
         self._facts: dict[str, Claim] = beginning(model, optimizers, loss, self._collector.signals)
@@ -90,6 +90,11 @@ class Watch:
         if not self._closed:
             self._guarded(self._judge)
         return list(self._findings)
+
+    @property
+    def blind(self) -> dict[str, str]:
+        """Causes that could not be found, and why; "watch" if it failed itself and is off."""
+        return {**blind(self._collector.model, self._collector.signals), **self._failed}
 
     def close(self) -> None:
         """Remove all hooks, judge the whole training, and say the verdict. Findings can still be read."""
@@ -158,14 +163,14 @@ class Watch:
 
     def _guarded(self, action: Callable[..., object], *args: Any) -> None:
         """Do something that must not end a training, should it fail: then the watch ends, and says so."""
-        if "watch" in self.blind:
+        if self._failed:
             return
         try:
             action(*args)
         except UserError:
             raise
         except Exception as error:
-            self.blind["watch"] = f"it failed: {error!r}"
+            self._failed["watch"] = f"it failed: {error!r}"
             self._collector.remove()
             log.exception("sf.watch failed and is off; the training goes on. Please report this")
 

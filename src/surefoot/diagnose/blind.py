@@ -1,0 +1,35 @@
+"""What a watch cannot see, and why."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from surefoot.watch.signals import Signals
+from surefoot.watch.wiring import compiled
+
+OF_LAYERS = ("dead-units", "saturated-units", "deep-exploding")
+OF_OUTPUTS = (
+    "output-activation", "output-range", "loss-mismatch", "shape-broadcast", "loss-sum", "labels-constant",
+    "data-order", "class-imbalance", "target-unscaled",
+)  # fmt: skip
+OF_LOSS = ("lr-too-high", "lr-too-low", "bad-batch", "data-unlearnable", "too-little-capacity", "undertrained")
+OF_VALIDATION = ("overtrained", "train-mode", "train-val-mismatch")
+OF_STEPS = ("grad-not-cleared", "not-stepped", "clip-too-tight", "scaled-clip")
+
+
+def blind(model: nn.Module, signals: Signals) -> dict[str, str]:
+    """For each cause that could not be found, the reason."""
+    found: dict[str, str] = {}
+    steps = signals.steps.items
+    if compiled(model):
+        found |= dict.fromkeys(OF_LAYERS, "hooks on inner modules do not fire in compiled code")
+    if steps and all(math.isnan(step.loss) for step in steps):
+        why = "no loss was seen: give watch(loss=criterion), or call watch.observe(...) before backward"
+        found |= dict.fromkeys((*OF_OUTPUTS, *OF_LOSS), why)
+    if not signals.counts.validations:
+        found |= dict.fromkeys(OF_VALIDATION, "no validation was seen")
+    if signals.facts.get("closure"):
+        found |= dict.fromkeys(OF_STEPS, "a closure works the gradient out within step()")
+    return found

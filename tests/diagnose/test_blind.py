@@ -1,0 +1,60 @@
+"""A watch says what it could not see."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+import surefoot as sf
+from surefoot.diagnose.watch import Watch
+
+
+def train(watch_loss: bool, closure: bool = False, validate: bool = False) -> Watch:
+    torch.manual_seed(0)
+    model, criterion = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(8, 4), torch.arange(8) % 2
+    with sf.watch(model, optimizer, loss=criterion if watch_loss else None, quiet=True) as watch:
+        for _ in range(4):
+
+            def step():
+                optimizer.zero_grad()
+                loss = criterion(model(x), y)
+                loss.backward()
+                return loss
+
+            if closure:
+                optimizer.step(step)
+            else:
+                step()
+                optimizer.step()
+        if validate:
+            with watch.validation(), torch.no_grad():
+                criterion(model.eval()(x), y)
+    return watch
+
+
+def test_all_is_seen_where_all_is_shown():
+    assert train(True, validate=True).blind == {}
+
+
+def test_a_loss_that_nobody_has_shown():
+    blind = train(False).blind
+    assert "watch.observe" in blind["output-activation"]
+    assert "watch.observe" in blind["lr-too-high"]
+    assert "output-activation" not in train(True).blind
+
+
+def test_no_validation():
+    assert train(True).blind["overtrained"] == "no validation was seen"
+
+
+def test_gradients_that_a_closure_works_out():
+    assert "closure" in train(True, closure=True).blind["grad-not-cleared"]
+
+
+def test_layers_within_compiled_code():
+    model = torch.compile(nn.Sequential(nn.Linear(4, 2)), backend="eager")
+    watch = sf.watch(model, torch.optim.SGD(model.parameters(), lr=0.1), quiet=True)
+    assert "compiled" in watch.blind["dead-units"]
+    watch.close()
