@@ -9,25 +9,16 @@ import surefoot as sf
 from surefoot.diagnose.watch import Watch
 
 
-def train(watch_loss: bool, closure: bool = False, validate: bool = False) -> Watch:
+def train(watch_loss: bool, validate: bool = False) -> Watch:
     torch.manual_seed(0)
     model, criterion = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     x, y = torch.randn(8, 4), torch.arange(8) % 2
     with sf.watch(model, optimizer, loss=criterion if watch_loss else None, quiet=True) as watch:
         for _ in range(4):
-
-            def step():
-                optimizer.zero_grad()
-                loss = criterion(model(x), y)
-                loss.backward()
-                return loss
-
-            if closure:
-                optimizer.step(step)
-            else:
-                step()
-                optimizer.step()
+            optimizer.zero_grad()
+            criterion(model(x), y).backward()
+            optimizer.step()
         if validate:
             with watch.validation(), torch.no_grad():
                 criterion(model.eval()(x), y)
@@ -47,10 +38,6 @@ def test_a_loss_that_nobody_has_shown():
 
 def test_no_validation():
     assert train(True).blind["overtrained"] == "no validation was seen"
-
-
-def test_gradients_that_a_closure_works_out():
-    assert "closure" in train(True, closure=True).blind["grad-not-cleared"]
 
 
 def test_layers_within_compiled_code():

@@ -253,3 +253,31 @@ def test_a_million_steps_of_a_thousand_layers_fit_into_64_mb():
 def test_a_setting_is_what_the_tests_say_it_is():
     assert Setting().lr == 3e-3
     assert CASES["adam at 1"][1].lr == 1.0
+
+
+@pytest.mark.parametrize("cleared", [True, False])
+@pytest.mark.parametrize("kind", ["adam", "lbfgs"])
+def test_gradients_that_a_closure_works_out(kind, cleared):
+    """Lightning's way, and that of optimizers that ask many times a step."""
+    torch.manual_seed(0)
+    model, criterion = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 2)), nn.CrossEntropyLoss()
+    ways = {"adam": torch.optim.Adam, "lbfgs": torch.optim.LBFGS}
+    optimizer = ways[kind](model.parameters(), lr=0.01)
+    x = torch.randn(256, 6)
+    y = (x[:, 0] + x[:, 1] > 0).long()
+    watch = sf.watch(model, optimizer, loss=criterion, quiet=True)
+    for _ in range(100 if kind == "adam" else 20):
+        rows = torch.randperm(256)[:32] if kind == "adam" else torch.arange(256)
+
+        def closure(rows=rows):
+            if cleared:
+                optimizer.zero_grad()
+            loss = criterion(model(x[rows]), y[rows])
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    watch.close()
+    causes = [finding.cause for finding in watch.findings if finding.severity != "info"]
+    assert causes == [] if cleared else causes[0] == "grad-not-cleared"
+    assert len(watch._collector.signals.looks) > 8

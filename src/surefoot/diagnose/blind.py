@@ -16,7 +16,6 @@ OF_OUTPUTS = (
 )  # fmt: skip
 OF_LOSS = ("lr-too-high", "lr-too-low", "bad-batch", "data-unlearnable", "too-little-capacity", "undertrained")
 OF_VALIDATION = ("overtrained", "train-mode", "train-val-mismatch")
-OF_STEPS = ("grad-not-cleared", "not-stepped", "clip-too-tight", "scaled-clip")
 
 
 def blind(model: nn.Module, signals: Signals) -> dict[str, str]:
@@ -30,6 +29,4 @@ def blind(model: nn.Module, signals: Signals) -> dict[str, str]:
         found |= dict.fromkeys((*OF_OUTPUTS, *OF_LOSS), why)
     if not signals.counts.validations:
         found |= dict.fromkeys(OF_VALIDATION, "no validation was seen")
-    if signals.facts.get("closure"):
-        found |= dict.fromkeys(OF_STEPS, "a closure works the gradient out within step()")
     return found

@@ -85,6 +85,7 @@ class Collector:
         self._peeked: list[tuple[Any, bool]] = []  # passes without gradients whose loss is not known
         self._unread: list[tuple[int, list[Passed], float, Tensor | float, int, float]] = []
         self._fresh, self._backwards, self._scaled, self._looking = True, 0, False, False
+        self._within = False  # a step that calls a closure for its gradients
         self._inputs: Any = None
         self._entered: float | None = None
         self._ended: float | None = None
@@ -210,30 +211,37 @@ class Collector:
             counts.add("in_eval_mode", self.step)
         if one.weight is not None and not one.weight.is_cuda:
             self._scaled = one.weight.numel() == 1 and abs(float(one.weight)) > 1.5
+        if self._within and self._backwards > 1:
+            return  # a closure that is called many times clears and moves as it likes
         for each in self.tracked:
             each.begins(counts, self.step, self._scaled)
 
     def _before_step(self, each: Tracked) -> Callable[..., None]:
         def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if (len(args) > 1 and args[1] is not None) or kwargs.get("closure") is not None:
-                self.signals.facts["closure"] = True
-                return
-            if each.stale:
-                self.signals.counts.add("stale", self.step)
             if self.glance.wanted:
                 self.glance.before()
-            if self.glance.on:
-                self._note_missing(each)
-            if self.step % self._norm_due == 0 and not each.ours:
-                norm = each.grad_norm()
-                if norm is not None:
-                    self._norms.append(norm)
+            self._within = (len(args) > 1 and args[1] is not None) or kwargs.get("closure") is not None
+            if not self._within:
+                self._complete(each)
 
         def guarded(optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if not self._light:
                 self._guard(before, args, kwargs)
 
         return guarded
+
+    def _complete(self, each: Tracked) -> None:
+        """The gradients that a step takes are there."""
+        if each.stale:
+            self.signals.counts.add("stale", self.step)
+        if self.glance.wanted:
+            self.glance.complete()
+        if self.glance.on:
+            self._note_missing(each)
+        if self.step % self._norm_due == 0 and not each.ours:
+            norm = each.grad_norm()
+            if norm is not None:
+                self._norms.append(norm)
 
     def _note_missing(self, each: Tracked) -> None:
         """Take note of parameters that no look has seen a gradient of."""
@@ -245,9 +253,12 @@ class Collector:
 
     def _after_step(self, each: Tracked) -> Callable[..., None]:
         def after() -> None:
+            if self._within:  # a closure has worked out the gradients
+                self._complete(each)
             each.stepped()
             if self._light or each is self.tracked[-1] or not self._backwards_left():
                 self._end_step()
+            self._within = False
 
         def guarded(optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._guard(after)
@@ -283,7 +294,8 @@ class Collector:
         self._unread.append((self.step, fired, lr, norm, len(fired) if self._light else self._backwards, clip))
         if not self._light:
             self.signals.counts.closely += 1
-            self._usual = len(fired)
+            regular = len(fired) == self._backwards and not (self._within and len(fired) > 1)
+            self._usual = len(fired) if regular else 0
         if fired:
             if self.step <= DENSE or self._data_due(self.step - 1):
                 self._note_data(self.signals.batches.train, fired[-1])

@@ -37,7 +37,9 @@ class Glance:
         self.due = Due(self.every)
         self.on = False
         self._last: tuple[Look, Floats, Floats, float] | None = None  # the look before, its gradient and update
-        self._before: tuple[Floats, Floats] | None = None
+        self._before: Floats | None = None  # the weights before the step
+        self._gradient: Floats | None = None
+        self._clip = NAN
         self._after: Floats | None = None
         self._raw: dict[int, Tensor] = {}
         self._handles: list[RemovableHandle] = []
@@ -83,9 +85,15 @@ class Glance:
 
     @torch.no_grad()
     def before(self) -> None:
-        """The gradients are complete, the step is to come."""
+        """The step is to come."""
         if self._before is None:
-            self._before = (self.picks.gradients(), self.picks.values() if self.on else np.zeros(0))
+            self._before = self.picks.values() if self.on else np.zeros(0)
+
+    @torch.no_grad()
+    def complete(self) -> None:
+        """The gradients are complete: before the step, or within it, where a closure works them out."""
+        if self._gradient is None:
+            self._gradient = self.picks.gradients()
             if self._raw:
                 raw = math.sqrt(sum(float(n) ** 2 for n in self._raw.values()))
                 grads = [g for g in (self.picks.tensors[i].grad for i in self._raw) if g is not None]
@@ -98,10 +106,10 @@ class Glance:
     @torch.no_grad()
     def after(self, step: int, clip: float) -> None:
         """The step is taken."""
-        if self._before is None:  # a closure worked out the gradient within the step
+        gradient, weights, self._before, self._gradient = self._gradient, self._before, None, None
+        if gradient is None or weights is None:  # no step
             self._last = None
             return
-        (gradient, weights), self._before = self._before, None
         if self._last is not None:
             self._follow(gradient)
         if not self.on:
