@@ -1,6 +1,7 @@
 """Runs both suites through sf.watch and prints what was found.
 
-python -m benchmarks.diagnose.measure [--part building|measuring] [--seeds 5] [-n 2] [--only NAME ...] [--json FILE]
+python -m benchmarks.diagnose.measure [--part building|measuring] [--seeds 5] [--first 0] [-n 2] [--only NAME ...]
+                                      [--json FILE]
 """
 
 from __future__ import annotations
@@ -164,6 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("building", "measuring"))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("-n", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=())
     parser.add_argument("--json", type=Path)
@@ -172,7 +174,8 @@ def main() -> None:
         names = [("faults", n) for n, f in FAULTS.items() if f.part == part] + [
             ("healthy", n) for n, h in HEALTHY.items() if h.part == part
         ]
-        jobs = [(suite, n, seed) for suite, n in names if not args.only or n in args.only for seed in range(args.seeds)]
+        seeds = range(args.first, args.first + args.seeds)
+        jobs = [(suite, n, seed) for suite, n in names if not args.only or n in args.only for seed in seeds]
         with ProcessPoolExecutor(args.n, get_context("spawn")) as pool:
             rows = list(pool.map(one, jobs, chunksize=4))
         if args.json is not None:

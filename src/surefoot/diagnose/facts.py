@@ -61,6 +61,9 @@ def beginning(
     if kind_of(loss):
         signals.facts["loss_kind"] = kind_of(loss)
         signals.facts["ignore_index"] = getattr(loss, "ignore_index", -100)
+    special = (getattr(loss, name, None) for name in ("weight", "pos_weight", "label_smoothing"))
+    signals.facts["weighted"] = any(isinstance(each, Tensor) or bool(each) for each in special)
+    signals.facts["maximize"] = all(group.get("maximize", False) for group in groups)
     found: list[Found] = []
     for optimizer in optimizers if len(optimizers) == 1 else ():
         found += [*left_out(model, optimizer), *frozen(model, optimizer), *without_rate(optimizer)]
@@ -167,9 +170,10 @@ def symmetric(model: nn.Module) -> list[str]:
 
 
 def narrow(model: nn.Module) -> dict[str, int]:
-    """Hidden layers of one or two units."""
-    layers = [(plain(name), m.out_features) for name, m in modules(model) if isinstance(m, nn.Linear)]
-    return {name: width for name, width in layers[:-1] if width <= 2}
+    """Hidden layers of one or two units, fewer than the model's inputs, whose outputs enter the next layer."""
+    layers = [(plain(name), m.in_features, m.out_features) for name, m in modules(model) if isinstance(m, nn.Linear)]
+    pairs = itertools.pairwise(layers)
+    return {name: width for (name, _, width), (_, enters, _) in pairs if width <= 2 and width == enters < layers[0][1]}
 
 
 def decay(optimizers: Sequence[torch.optim.Optimizer]) -> tuple[float, bool]:

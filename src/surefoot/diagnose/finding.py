@@ -38,7 +38,6 @@ class Finding:
     alternatives: causes that these numbers cannot tell it from
     consequences: causes and symptoms that it brings about, seen too and folded in here
     details: sentences of the exact check that found it, by language
-    false_alarms: the share of sound runs of the suite in which its detector raised an alarm; None if not measured
     """
 
     symptom: str
@@ -50,12 +49,16 @@ class Finding:
     alternatives: tuple[str, ...] = ()
     consequences: tuple[str, ...] = ()
     details: tuple[tuple[str, str], ...] = ()
-    false_alarms: float | None = None
 
     @property
     def remedies(self) -> Sequence[Remedy]:
         """What to do, in the order in which to try it: each a sentence and, where it can be, a change of the recipe."""
         return knowledge.cause(self.cause).remedies
+
+    @property
+    def false_alarms(self) -> tuple[int, int]:
+        """In how many sound trainings of the suite this cause was claimed, as a warning or worse; of how many."""
+        return knowledge.false_alarms(self.cause)
 
     def text(self, language: str = "en") -> str:
         """The finding in words: verdict, why, what to do, evidence.
@@ -81,6 +84,7 @@ class Finding:
         if self.evidence:
             rows = [knowledge.signal(each.name)(language) + " " + _shown(each, words) for each in self.evidence]
             lines.append(f"  {words['evidence']}{colon}{words['and'].join(rows)}")
+            lines.append("  " + words["alarms"].format(*self.false_alarms))
         if self.alternatives:
             lines.append(f"  {words['or']}{colon}{', '.join(self.alternatives)}")
         if self.consequences:
@@ -98,6 +102,7 @@ class Finding:
             **asdict(self),
             "evidence": evidence,
             "details": dict(self.details),
+            "false_alarms": dict(zip(("alarms", "runs"), self.false_alarms, strict=True)),
             "remedies": remedies,
             "text": {language: self.text(language) for language in WORDS},
         }
@@ -134,6 +139,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "or": "not told apart from",
         "brings": "brings about",
         "limit": "limit",
+        "alarms": "claimed wrongly in {} of {} sound trainings",
         "colon": ": ",
     },
     "zh": {
@@ -151,6 +157,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "or": "尚不能与之区分",
         "brings": "由此引发",
         "limit": "界限",
+        "alarms": "在 {1} 次正常训练中误报 {0} 次",
         "colon": "：",
     },
 }

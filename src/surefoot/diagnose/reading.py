@@ -39,8 +39,9 @@ class Reading:
 
     @cached_property
     def losses(self) -> Floats:
-        """The loss of each kept step."""
-        return self.signals.column("loss")
+        """The loss of each kept step; of what is to grow, the opposite."""
+        losses = self.signals.column("loss")
+        return -losses if self.facts.get("maximize") else losses
 
     @cached_property
     def steps(self) -> int:
@@ -131,18 +132,32 @@ class Reading:
         """How much the loss jumps from step to step, relative to its level, in the last half."""
         return self.noise / abs(self.level) if self.level else NAN
 
-    @cached_property
+    @property
     def spikes(self) -> list[int]:
         """The places of single losses that are as bad as if nothing had been learnt, amid others far better."""
+        return self._spikes[0]
+
+    @property
+    def apart(self) -> float:
+        """How many times as high the least of the spikes is as the highest jump that is none. What makes large losses
+        now and then by its nature makes some of every height; bad batches stand apart."""
+        return self._spikes[1]
+
+    @cached_property
+    def _spikes(self) -> tuple[list[int], float]:
         x, half = self.losses, 5
         if len(x) < 24 or not len(self.finite):
-            return []
+            return [], NAN
         whole = np.where(np.isfinite(x), x, self.finite.max())
         beside = np.lib.stride_tricks.sliding_window_view(np.pad(whole, half, mode="edge"), 2 * half + 1)
         above = whole - np.partition(beside, half, axis=1)[:, half]
         way = abs(self.reference - min(self.best, self.level))
-        found = np.nonzero((above > SPIKE * 1.4826 * median(np.abs(above))) & (above > way))[0]
-        return found[found > 3].tolist()
+        high = (above > SPIKE * 1.4826 * median(np.abs(above))) & (above > way)
+        high[:4] = False  # the start
+        beside = high | np.roll(high, 1) | np.roll(high, 2)  # what a spike has thrown off its course
+        rest = above[8:][~beside[8:]]
+        apart = float(above[high].min() / max(float(rest.max()), 1e-300)) if high.any() and len(rest) else NAN
+        return np.nonzero(high)[0].tolist(), apart
 
     # -- gradients and updates --------------------------------------------------------------------------------------
 
@@ -268,6 +283,8 @@ class Reading:
 def base_rate(signals: Signals) -> float:
     """The loss of a model that knows only how often each target comes."""
     kind, data = signals.facts.get("loss_kind", ""), signals.batches.train
+    if signals.facts.get("weighted"):
+        return NAN
     scale = float(signals.facts.get("loss_items", 1.0))  # of a summed loss: how many terms
     if kind in ("cross-entropy", "negative log-likelihood") and data.classes:
         ignored = signals.facts.get("ignore_index", -100)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from surefoot.watch.graph import SELECTING, behind, operation
 from surefoot.watch.picks import Floats, spread
 
 MOST_LAYERS = 16
@@ -20,11 +21,11 @@ NEAR = 0.03  # a sigmoid or tanh is at its limit when this share of its range is
 
 FIELDS = ("scale", "mean", "zeros", "dead", "equal", "spread", "saturated", "units", "rows", "bent")
 NOTHING = (math.nan,) * len(FIELDS)
+BENT = {"Relu", "Threshold", "LeakyRelu", "Hardtanh", "Clamp"}
 LIMITS = {"Sigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0), "Hardtanh": (-1.0, 1.0)}
-PASSING = {
-    "View", "UnsafeView", "Reshape", "ReshapeAlias", "Squeeze", "Unsqueeze", "Permute", "Transpose", "T", "ToCopy",
-    "Clone", "Alias", "Select", "Slice", "Expand", "Flatten", "NativeDropout", "Mul", "MaxPool2DWithIndices",
-    "AvgPool2D", "AdaptiveAvgPool2D", "Mean", "Cat", "Stack",
+PASSING = SELECTING | {
+    "Reshape", "Expand", "Flatten", "NativeDropout", "Mul", "MaxPool2DWithIndices", "AvgPool2D", "AdaptiveAvgPool2D",
+    "Mean", "Cat", "Stack",
 }  # fmt: skip
 KINDS = (
     nn.Linear,
@@ -80,7 +81,7 @@ def measured(x: Tensor, channels_first: bool = False) -> Sequence[float]:
     saturated: that of units which are at their limit for nearly all items; equal: that of units which are as another
     one is; spread: the mean standard deviation over items, relative to the scale
     """
-    made = maker(x)
+    made = operation(behind(x.grad_fn, PASSING))
     rows = _rows(x.detach(), channels_first)
     units = rows.shape[1]
     rows = rows[:, :: -(-units // MOST_UNITS)].double().cpu().numpy()
@@ -109,23 +110,3 @@ def _rows(x: Tensor, channels_first: bool) -> Tensor:
         return places[every // places.shape[2], :, every % places.shape[2]]
     rows = x.reshape(-1, x.shape[-1])
     return rows[:: -(-len(rows) // MOST_ROWS)]
-
-
-BENT = {"Relu", "Threshold", "LeakyRelu", "Hardtanh", "Clamp"}
-
-
-def maker(x: Tensor) -> str:
-    """The operation that made a tensor, as autograd calls it, behind those that only rearrange numbers; "" if unknown.
-
-    >>> maker(torch.ones(2, 3, requires_grad=True).tanh().flatten())
-    'Tanh'
-    """
-    node: Any = x.grad_fn
-    for _ in range(8):
-        if node is None:
-            return ""
-        name = node.name().rsplit("::")[-1].rstrip("0123456789").removesuffix("Backward")
-        if name not in PASSING:
-            return name
-        node = node.next_functions[0][0] if node.next_functions else None
-    return ""

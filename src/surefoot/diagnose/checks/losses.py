@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from surefoot.watch.graph import SELECTING, behind, operation
+
 CROSS_ENTROPY, NLL, BCE, BCE_LOGITS = "cross-entropy", "negative log-likelihood", "BCE", "BCE with logits"
 REGRESSION = ("squared error", "absolute error", "Huber loss", "smooth L1 loss")
 KINDS: dict[Any, str] = {
@@ -28,10 +30,6 @@ KINDS: dict[Any, str] = {
     nn.SmoothL1Loss: REGRESSION[3],
     F.smooth_l1_loss: REGRESSION[3],
 }
-REARRANGING = "View UnsafeView ReshapeAlias Squeeze Unsqueeze Clone T Transpose Permute ToCopy Alias".split()
-THROUGH = "View UnsafeView ReshapeAlias Squeeze Unsqueeze Clone T Transpose Permute ToCopy Alias Slice Select".split()
-
-
 KERNELS = {
     "NllLoss": NLL, "NllLoss2D": NLL, "NllLossNd": NLL, "BinaryCrossEntropy": BCE,
     "BinaryCrossEntropyWithLogits": BCE_LOGITS, "MseLoss": REGRESSION[0], "HuberLoss": REGRESSION[2],
@@ -56,26 +54,19 @@ def kind_in_graph(loss: Any, outputs: Any) -> str:
         node = waiting.pop(0) if waiting else None
         if node is None:
             break
-        name, inputs = _name(node), [following for following, _ in node.next_functions]
+        name, inputs = operation(node), [following for following, _ in node.next_functions]
         kind = KERNELS.get(name, "")
-        if name in POWERS and any(_name(each) == "Sub" for each in inputs):
+        if name in POWERS and any(operation(each) == "Sub" for each in inputs):
             kind = POWERS[name]
             inputs = [deeper for deeper, _ in inputs[0].next_functions]
         if not kind:
             waiting += [each for each in inputs if each is not None]
             continue
-        behind = [_behind(each) for each in inputs]
-        if kind == NLL and _name(behind[0]) == "LogSoftmax" and behind[0] is not end:
-            kind, behind = CROSS_ENTROPY, [_behind(behind[0].next_functions[0][0])]
-        found.append(kind if any(each is end or each is _behind(end) for each in behind) else "")
+        made = [behind(each) for each in inputs]
+        if kind == NLL and operation(made[0]) == "LogSoftmax" and made[0] is not end:
+            kind, made = CROSS_ENTROPY, [behind(made[0].next_functions[0][0])]
+        found.append(kind if any(each is end or each is behind(end) for each in made) else "")
     return found[0] if len(found) == 1 else ""
-
-
-def _behind(node: Any) -> Any:
-    """The node behind those that only rearrange or convert all numbers."""
-    while node is not None and _name(node) in REARRANGING and node.next_functions:
-        node = node.next_functions[0][0]
-    return node
 
 
 def one_unit(outputs: Any) -> bool:
@@ -84,18 +75,12 @@ def one_unit(outputs: Any) -> bool:
     >>> one_unit(torch.zeros(4, 1, requires_grad=True).softmax(1).squeeze(1))
     True
     """
-    node: Any = getattr(outputs, "grad_fn", None)
-    while node is not None and _name(node) in THROUGH and node.next_functions:
-        node = node.next_functions[0][0]
-    if node is None or _name(node) not in ("Softmax", "LogSoftmax"):
+    node = behind(getattr(outputs, "grad_fn", None), SELECTING)
+    if node is None or operation(node) not in ("Softmax", "LogSoftmax"):
         return False
     shape, dim = node._input_metadata[0].shape, node._saved_dim
     dim = dim - 2**64 if dim >= 2**63 else dim  # autograd hands a negative one out as unsigned
     return len(shape) > 0 and shape[dim] == 1
-
-
-def _name(node: Any) -> str:
-    return "" if node is None else node.name().rsplit("::")[-1].rstrip("0123456789").removesuffix("Backward")
 
 
 def kind_of(loss: Any) -> str:
@@ -112,13 +97,7 @@ def kind_of(loss: Any) -> str:
 
 def last_operation(outputs: Any) -> str:
     """The name of the operation that made a tensor, such as "softmax"; "" where autograd does not tell."""
-    node: Any = getattr(outputs, "grad_fn", None)
-    while node is not None:
-        name = type(node).__name__.rstrip("0123456789").removesuffix("Backward").lstrip("_")
-        if name not in THROUGH or not node.next_functions:
-            return name.lower()
-        node = node.next_functions[0][0]
-    return ""
+    return operation(behind(getattr(outputs, "grad_fn", None), SELECTING)).lower()
 
 
 def classes_first(outputs: Tensor) -> Tensor:

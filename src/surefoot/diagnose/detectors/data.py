@@ -15,6 +15,7 @@ from surefoot.watch.picks import Floats
 
 ENOUGH = 12  # batches
 LABEL_GAP = 0.15  # total variation between two histograms of labels
+APART = 2.0  # times the highest jump that is no spike
 STEADY = 0.3  # update / weight beyond which spikes may be the step size's
 SHIFT, STRETCH = 1.0, 3.0  # standard deviations, and ratios of them, between training and validation
 
@@ -77,7 +78,7 @@ def bad_batch(r: Reading) -> Iterator[Claim]:
     odd = sum(m.odd for m in r.signals.batches.train.moments().values())
     if not 1 <= len(found) <= 0.06 * len(r.losses) or r.data_batch < 4:
         return
-    if not odd and (r.now < 0.2 or r.largest > STEADY):  # the step size may be to blame
+    if not odd and (r.now < 0.2 or r.largest > STEADY or not r.apart > APART):  # chance or the rate may be to blame
         return
     if r.facts.get("epoch", math.inf) <= 2:  # each batch is all the data
         return

@@ -91,7 +91,7 @@ def warmup(r: Reading) -> Iterator[Claim]:
 
 def unsuited(r: Reading) -> Iterator[Claim]:
     """Plain steps along the gradient where layers' gradients differ by orders of magnitude."""
-    if r.facts.get("normalised") or r.steps < 50 or r.now > 0.5 or not r.looks or r.largest > HIGH or seen.falling(r):
+    if r.facts.get("normalised") or r.steps < 50 or r.now > 0.3 or not r.looks or r.largest > HIGH or seen.falling(r):
         return
     with np.errstate(all="ignore"):
         ratios = np.array([(look.update / look.weight)[r.matrices] for look in r.late()])

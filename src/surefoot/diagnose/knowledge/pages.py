@@ -154,6 +154,16 @@ def signal(name: str) -> Words:
     return _signals().get(name) or Words(name.replace("_", " "), name.replace("_", " "))
 
 
+@cache
+def _rates() -> Mapping[str, Any]:
+    return _read("rates.toml")
+
+
+def false_alarms(code: str) -> tuple[int, int]:
+    """In how many sound trainings a cause was claimed, as a warning or worse; of how many (`benchmarks/diagnose`)."""
+    return _rates()["alarms"].get(code, 0), _rates()["runs"]
+
+
 def _cause(code: str, group: str, page: Mapping[str, Any]) -> Cause:
     remedies = tuple(Remedy(_words(r), r.get("change", {})) for r in page["remedies"])
     title, looks, why, apart = (_words(page[name]) for name in ("title", "looks", "why", "apart"))
