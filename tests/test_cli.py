@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -28,6 +29,10 @@ def frozen(): return task(model=lambda: torch.nn.Linear(4, 2).requires_grad_(Fal
 def raises(): raise RuntimeError("no data\\nhere")
 def shapes(): return task(model=lambda: torch.nn.Linear(5, 2))
 def leaves(): raise SystemExit
+def wild():
+    model = lambda: torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    recipe = sf.Recipe(epochs=8, lr=20.0, batch_size=8, optimizer="sgd", schedule="constant")
+    return task(model=model, recipe=recipe)
 def nan(): return task(loss=lambda o, t: o.sum() * float("nan"))
 def slow():
     import time
@@ -202,3 +207,33 @@ def test_ctrl_c_saves_and_resume_goes_on():
     assert run.last.step > first.step
     assert [step for step, _ in run.signal("train/loss")] == list(range(1, run.last.step + 1))
     assert os.listdir("runs") == ["tasks.py-slow"]
+
+
+def test_what_is_wrong_with_a_run_is_told(capsys):
+    assert main(["train", "tasks.py:wild", "--dir", "wild", "--lr", "5"]) == 0
+    assert "lr-too-high: surefoot diagnose wild" in capsys.readouterr().out
+    for language, words in (("en", "The learning rate is too high"), ("zh", "学习率过大")):
+        assert main(["diagnose", "wild", "--lang", language]) == 0
+        assert words in capsys.readouterr().out
+    assert main(["diagnose", "wild", "--json"]) == 0
+    (finding, *_) = json.loads(capsys.readouterr().out)["findings"]
+    assert finding["cause"] == "lr-too-high"
+    assert finding["remedies"][0]["change"]
+
+
+def test_a_run_that_broke_can_be_judged(capsys):
+    assert main(["train", "tasks.py:wild", "--dir", "wild", "--quiet"]) == 1
+    capsys.readouterr()
+    assert main(["diagnose", "wild"]) == 0
+    assert "(lr-too-high)" in capsys.readouterr().out
+
+
+def test_of_a_run_that_was_not_watched_the_record_is_judged(capsys):
+    assert main(["train", "tasks.py:wild", "--dir", "wild", "--no-watch"]) == 1
+    assert "surefoot diagnose" not in capsys.readouterr().out
+    assert main(["diagnose", "wild"]) == 0
+    out = capsys.readouterr().out
+    assert "(lr-too-high)" in out
+    assert "not watched" in out
+    assert main(["diagnose", "nowhere"]) == 1
+    assert "nowhere" in capsys.readouterr().err

@@ -42,7 +42,7 @@ def test_what_is_sound_gets_no_warning(name):
     assert [finding for finding in watch.findings if finding.severity != "info"] == []
 
 
-def trained(watched, ours=False, compile=False, steps=40, seed=0):
+def trained(watched, ours=False, compile=False, steps=120, seed=0):
     """Weights, buffers and random numbers after a training with dropout and batch norm."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
@@ -101,7 +101,8 @@ def test_nothing_is_left_behind():
     watch.close()  # again: nothing happens
 
 
-def test_a_resumed_watch_goes_on_as_if_it_had_not_stopped():
+@pytest.mark.parametrize("steps", [60, 200])
+def test_a_resumed_watch_goes_on_as_if_it_had_not_stopped(steps):
     def loop(watch, model, optimizer, criterion, steps):
         for _ in range(steps):
             x = torch.randn(16, 4)
@@ -117,9 +118,9 @@ def test_a_resumed_watch_goes_on_as_if_it_had_not_stopped():
         return sf.watch(model, optimizer, loss=criterion, quiet=True), model, optimizer, criterion
 
     whole = fresh()
-    loop(*whole, 60)
+    loop(*whole, steps)
     first = fresh()
-    loop(*first, 23)
+    loop(*first, 23 if steps == 60 else 101)
     state, weights = copy.deepcopy(first[0].state_dict()), copy.deepcopy(first[1].state_dict())
     random = torch.get_rng_state()
     first[0].close()
@@ -127,7 +128,7 @@ def test_a_resumed_watch_goes_on_as_if_it_had_not_stopped():
     second[1].load_state_dict(weights)
     second[0].load_state_dict(state)
     torch.set_rng_state(random)
-    loop(*second, 37)
+    loop(*second, 37 if steps == 60 else 99)
     for watch in (whole[0], second[0]):
         watch.close()
     assert [f.to_dict() for f in whole[0].findings] == [f.to_dict() for f in second[0].findings]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from surefoot.diagnose.base import base_rate
 from surefoot.watch.layers import FIELDS
 from surefoot.watch.picks import Floats, Mask
 from surefoot.watch.signals import Counts, Look, Signals
@@ -156,8 +157,10 @@ class Reading:
         high[:4] = False  # the start
         beside = high | np.roll(high, 1) | np.roll(high, 2)  # what a spike has thrown off its course
         rest = above[8:][~beside[8:]]
-        apart = float(above[high].min() / max(float(rest.max()), 1e-300)) if high.any() and len(rest) else NAN
-        return np.nonzero(high)[0].tolist(), apart
+        if not high.any() or not len(rest):
+            return np.nonzero(high)[0].tolist(), NAN
+        least = float(above[high].min())
+        return np.nonzero(high)[0].tolist(), least / max(float(rest.max()), 1e-12 * least)
 
     # -- gradients and updates --------------------------------------------------------------------------------------
 
@@ -278,30 +281,6 @@ class Reading:
     @cached_property
     def lrs(self) -> Floats:
         return self.signals.column("lr")
-
-
-def base_rate(signals: Signals) -> float:
-    """The loss of a model that knows only how often each target comes."""
-    kind, data = signals.facts.get("loss_kind", ""), signals.batches.train
-    if signals.facts.get("weighted"):
-        return NAN
-    scale = float(signals.facts.get("loss_items", 1.0))  # of a summed loss: how many terms
-    if kind in ("cross-entropy", "negative log-likelihood") and data.classes:
-        ignored = signals.facts.get("ignore_index", -100)
-        counts = np.array([n for value, n in data.classes.items() if value != ignored], float)
-        shares = counts / counts.sum() if counts.sum() else counts
-        return float(-(shares * np.log(shares)).sum()) * scale
-    if data.kind != "numbers" or not data.targets.count:
-        return NAN
-    mean, std = data.targets.mean, data.targets.std
-    if kind.startswith("BCE") and data.targets.low >= 0 and data.targets.high <= 1:
-        share = np.clip(mean, 1e-12, 1 - 1e-12)
-        return float(np.mean(-share * np.log(share) - (1 - share) * np.log(1 - share))) * scale
-    if kind == "squared error":
-        return float(np.mean(std**2)) * scale
-    if kind == "absolute error":
-        return float(np.mean(std)) * math.sqrt(2 / math.pi) * scale
-    return NAN
 
 
 def median(values: ArrayLike) -> float:

@@ -19,7 +19,7 @@ NOISE = 0.25  # cosine of successive gradients, and overshoot, below which there
 def overtrained(r: Reading) -> Iterator[Claim]:
     """Validation has turned, and training goes on."""
     found = seen.turned(r)
-    if found is not None:
+    if found is not None and not seen.diverging(r) and not seen.non_finite(r):
         step, low, last = found
         yield Claim(
             "overtrained",

@@ -23,7 +23,7 @@ SPREAD = 50.0  # of update / weight over the layers
 
 def too_high(r: Reading) -> Iterator[Claim]:
     """Weights that change by a large part at a step, and a loss that breaks, leaps or gets nowhere."""
-    if r.steps < 3 or not r.looks:
+    if r.steps < 3:
         return
     evidence = (Evidence("update_ratio", r.largest, HIGH), Evidence("loss", r.level), Evidence("loss_start", r.start))
     broken = seen.non_finite(r) or seen.diverging(r)
