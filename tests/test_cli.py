@@ -213,10 +213,10 @@ def test_what_is_wrong_with_a_run_is_told(capsys):
     assert main(["train", "tasks.py:wild", "--dir", "wild", "--lr", "5"]) == 0
     assert "lr-too-high: surefoot diagnose wild" in capsys.readouterr().out
     for language, words in (("en", "The learning rate is too high"), ("zh", "学习率过大")):
-        assert main(["diagnose", "wild", "--lang", language]) == 0
+        assert main(["diagnose", "wild", "--lang", language]) == 1
         assert words in capsys.readouterr().out
-    assert main(["diagnose", "wild", "--json"]) == 0
-    (finding, *_) = json.loads(capsys.readouterr().out)["findings"]
+    assert main(["diagnose", "wild", "--json"]) == 1
+    (finding, *_) = json.loads(capsys.readouterr().out)
     assert finding["cause"] == "lr-too-high"
     assert finding["remedies"][0]["change"]
 
@@ -224,14 +224,14 @@ def test_what_is_wrong_with_a_run_is_told(capsys):
 def test_a_run_that_broke_can_be_judged(capsys):
     assert main(["train", "tasks.py:wild", "--dir", "wild", "--quiet"]) == 1
     capsys.readouterr()
-    assert main(["diagnose", "wild"]) == 0
+    assert main(["diagnose", "wild"]) == 1  # for scripts: something is wrong
     assert "(lr-too-high)" in capsys.readouterr().out
 
 
 def test_of_a_run_that_was_not_watched_the_record_is_judged(capsys):
     assert main(["train", "tasks.py:wild", "--dir", "wild", "--no-watch"]) == 1
     assert "surefoot diagnose" not in capsys.readouterr().out
-    assert main(["diagnose", "wild"]) == 0
+    assert main(["diagnose", "wild"]) == 1  # for scripts: something is wrong
     out = capsys.readouterr().out
     assert "(lr-too-high)" in out
     assert "not watched" in out

@@ -1,7 +1,7 @@
 """Runs both suites through sf.watch and prints what was found.
 
 python -m benchmarks.diagnose.measure [--part building|measuring] [--seeds 5] [--first 0] [-n 2] [--only NAME ...]
-                                      [--json FILE]
+                                      [--suite faults|healthy] [--json FILE]
 """
 
 from __future__ import annotations
@@ -168,6 +168,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("-n", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=())
+    parser.add_argument("--suite", choices=("faults", "healthy"))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     for part in [args.part] if args.part else ["building", "measuring"]:
@@ -175,7 +176,8 @@ def main() -> None:
             ("healthy", n) for n, h in HEALTHY.items() if h.part == part
         ]
         seeds = range(args.first, args.first + args.seeds)
-        jobs = [(suite, n, seed) for suite, n in names if not args.only or n in args.only for seed in seeds]
+        names = [(s, n) for s, n in names if args.suite in (None, s) and (not args.only or n in args.only)]
+        jobs = [(suite, n, seed) for suite, n in names for seed in seeds]
         with ProcessPoolExecutor(args.n, get_context("spawn")) as pool:
             rows = list(pool.map(one, jobs, chunksize=4))
         if args.json is not None:

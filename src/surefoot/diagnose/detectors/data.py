@@ -86,7 +86,7 @@ def bad_batch(r: Reading) -> Iterator[Claim]:
     steps = [int(r.at[i]) for i in found]
     yield Claim(
         "bad-batch",
-        "warning",
+        "warning" if odd else "info",  # nothing but the height of the loss speaks for it
         (Evidence("spikes", len(found)), Evidence("spike_height", height), Evidence("odd_batches", odd)),
         tuple(f"step {s}" for s in steps[:8]),
         steps[0],

@@ -85,7 +85,7 @@ def warmup(r: Reading) -> Iterator[Claim]:
         peak = float(first.max())
         if peak < 2 * r.reference or int((first > 1.2 * r.reference).sum()) < 3:
             return
-        yield Claim("no-warmup", "warning", (Evidence("loss_peak", peak), Evidence("loss_start", float(r.finite[0])),
+        yield Claim("no-warmup", "info", (Evidence("loss_peak", peak), Evidence("loss_start", float(r.finite[0])),
                     Evidence("update_ratio", r.largest)))  # fmt: skip
 
 
