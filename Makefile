@@ -47,6 +47,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/record.py
 	$(BIN)/python benchmarks/checkpoint.py
+	$(BIN)/python benchmarks/watch.py
 	$(BIN)/python benchmarks/optimizers.py
 	$(BIN)/python benchmarks/tasks.py
 

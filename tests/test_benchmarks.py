@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +38,13 @@ def test_the_other_tables_are_printed():
 def test_gradients_never_exist_all_at_once():
     usual, ours = (row.split("|") for row in rows("backward_memory.py", "--width", "512", "--layers", "16"))
     assert float(ours[2]) < float(usual[2]) / 15
+
+
+@pytest.mark.slow
+def test_the_watch_is_timed_and_judged():
+    assert len(rows("watch.py", "--only", "cnn", "--steps", "20")) == 2
+    command = [sys.executable, "-m", "benchmarks.diagnose.measure", "--part", "building", "--seeds", "1", "-n", "1"]
+    only = ["--only", "negated in a function/smooth-mlp", "frozen-batch-norm"]
+    out = subprocess.run([*command, *only], capture_output=True, text=True, check=True, cwd=FOLDER.parent).stdout
+    assert re.search(r"faults: 1 runs of 1 programs\n +right cause among the findings +100.0%", out)
+    assert "sound: 1 runs of 1 programs" in out

@@ -95,7 +95,7 @@ def of_slope(one: Passed, slope: Tensor, collector: Collector) -> Iterator[Claim
     facts, found = collector.signals.facts, None
     if isinstance(outputs, Tensor):
         found = towards(outputs, targets, slope.reshape(outputs.shape))
-    if found is None or one.weight is None or one.weight.numel() != 1:
+    if found is None or one.weight is None or one.weight.numel() != 1 or slope.numel() < FEW:
         return
     cosine, per_error = found
     facts["slope"] = float(slope.abs().max())
@@ -117,6 +117,7 @@ def of_slope(one: Passed, slope: Tensor, collector: Collector) -> Iterator[Claim
                     first_step=collector.step, certain=True)  # fmt: skip
 
 
+FEW = 8  # numbers, of which a cosine says nothing
 EXACT = 0.99  # cosine beyond which a gradient is that of a known loss
 MOST = 10.0  # times the error, beyond which it is not: that of a probability which is clamped, say
 SCALES = ("loss-sum", "input-unscaled", "target-unscaled")
