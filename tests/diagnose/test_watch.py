@@ -282,3 +282,20 @@ def test_gradients_that_a_closure_works_out(kind, cleared):
     causes = [finding.cause for finding in watch.findings if finding.severity != "info"]
     assert causes == [] if cleared else causes[0] == "grad-not-cleared"
     assert len(watch._collector.signals.looks) > 8
+
+
+def test_large_batches_are_not_held_on_to():
+    """Of the steps whose losses are still to be read only small batches stay."""
+    model, criterion = nn.Linear(2048, 2), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with sf.watch(model, optimizer, loss=criterion, quiet=True) as watch:
+        for step in range(80):
+            x = torch.randn(1024 if step > 60 else 8, 2048)
+            optimizer.zero_grad()
+            criterion(model(x), torch.zeros(len(x), dtype=torch.long)).backward()
+            optimizer.step()
+            batch = weakref.ref(x)
+        del x
+        model(torch.randn(8, 2048))  # what the watch holds of a forward pass is the last one
+        assert batch() is None
+    assert "watch" not in watch.blind

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from surefoot.task.trees import tensors
 from surefoot.watch.batches import Data
 from surefoot.watch.due import Due
 from surefoot.watch.glance import Glance
@@ -27,7 +28,7 @@ UNREAD = 16  # steps whose numbers are read together
 LOOKED_AT = 4  # passes of a validation
 CLOSELY = 64  # steps after which only every so many (`EACH`) is watched closely, and of the others only the loss
 EACH = 16
-LARGE = 1 << 20  # elements of a batch's inputs beyond which they are not held on to
+LARGE = 1 << 20  # elements of a batch beyond which it is not held on to until its loss is read
 
 
 @dataclass(eq=False, slots=True)
@@ -274,7 +275,7 @@ class Collector:
     def _end_step(self) -> None:
         if self._light and self.step + 1 < self._until and not self._peeked and not self._val[2]:
             self.step += 1
-            self._unread.append((self.step, self._open, self._rate(), NAN, len(self._open), NAN))
+            self._unread.append((self.step, _slim(self._open), self._rate(), NAN, len(self._open), NAN))
             self._open, self._entered, self._ended = [], None, time.perf_counter()
             return
         now = time.perf_counter()
@@ -299,10 +300,7 @@ class Collector:
         if fired:
             if self.step <= DENSE or self._data_due(self.step - 1):
                 self._note_data(self.signals.batches.train, fired[-1])
-            for one in fired:
-                one.outputs = None
-                if isinstance(one.inputs, Tensor) and one.inputs.numel() > LARGE:
-                    one.inputs = None
+            _slim(fired)
         if self.glance.wanted:
             self.glance.after(self.step, clip)
             if self._paces:
@@ -453,6 +451,15 @@ class Collector:
         if self._light:
             for each in self.tracked:
                 each.detach()
+
+
+def _slim(passed: list[Passed]) -> list[Passed]:
+    """Let go of what is not to be held on to until the losses are read."""
+    for one in passed:
+        one.outputs = None
+        if sum(t.numel() for tree in (one.inputs, one.targets) for _, t in tensors(tree)) > LARGE:
+            one.inputs = one.targets = None
+    return passed
 
 
 def _of_losses(passed: Sequence[Passed]) -> list[Any]:
