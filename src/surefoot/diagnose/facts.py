@@ -29,7 +29,8 @@ from surefoot.diagnose.finding import Evidence
 from surefoot.diagnose.reading import Reading
 from surefoot.diagnose.symptom import oscillating
 from surefoot.optim import Optimizer as Ours
-from surefoot.watch.collector import Collector, Passed
+from surefoot.watch.collector import Collector
+from surefoot.watch.passed import Passed
 from surefoot.watch.picks import local
 from surefoot.watch.signals import Signals
 from surefoot.watch.wiring import plain

@@ -20,8 +20,9 @@ from surefoot.diagnose.finding import Finding
 from surefoot.diagnose.runs import judged
 from surefoot.diagnose.words import verdict
 from surefoot.errors import UserError
-from surefoot.watch.collector import Collector, Passed
+from surefoot.watch.collector import Collector
 from surefoot.watch.due import Due
+from surefoot.watch.passed import Passed
 
 log = logging.getLogger("surefoot")
 

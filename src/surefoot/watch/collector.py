@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from surefoot.task.trees import tensors
 from surefoot.watch.batches import Data
 from surefoot.watch.due import Due
 from surefoot.watch.glance import Glance
+from surefoot.watch.passed import NAN, Passed, numbers
 from surefoot.watch.picks import Floats
 from surefoot.watch.signals import Signals, Step, Validation
 from surefoot.watch.tracked import Tracked
 from surefoot.watch.wiring import compiled, moody, named
 
-NAN = float("nan")
 DENSE = 32  # steps whose data are all looked at
 BROKEN = 4  # steps without a finite loss whose data are looked at in any case
 WAITING = 64  # losses that backward has not reached
@@ -28,26 +26,6 @@ UNREAD = 16  # steps whose numbers are read together
 LOOKED_AT = 4  # passes of a validation
 CLOSELY = 64  # steps after which only every so many (`EACH`) is watched closely, and of the others only the loss
 EACH = 16
-LARGE = 1 << 20  # elements of a batch beyond which it is not held on to until its loss is read
-
-
-@dataclass(eq=False, slots=True)
-class Passed:
-    """One forward pass and its loss, until the step that it leads to.
-
-    loss: the loss, with its graph only while the pass is looked at
-    training: the model's mode; fired: whether backward has reached the loss, with which gradient
-    """
-
-    loss: Any
-    outputs: Any
-    targets: Any
-    inputs: Any
-    indices: Any
-    training: bool
-    criterion: Any = None
-    fired: bool = False
-    weight: Tensor | None = None
 
 
 class Collector:
@@ -275,14 +253,15 @@ class Collector:
     def _end_step(self) -> None:
         if self._light and self.step + 1 < self._until and not self._peeked and not self._val[2]:
             self.step += 1
-            self._unread.append((self.step, _slim(self._open), self._rate(), NAN, len(self._open), NAN))
+            for one in self._open:
+                one.slim()
+            self._unread.append((self.step, self._open, self._rate(), NAN, len(self._open), NAN))
             self._open, self._entered, self._ended = [], None, time.perf_counter()
             return
         now = time.perf_counter()
-        fired = self._open if self._light else [one for one in self._open if one.fired]
-        for one in self._open if len(fired) < len(self._open) else ():
-            if not one.fired:
-                self._evaluated(one)
+        if not self._light:
+            self._sort_out()
+        fired = self._open
         validated = self._val[2] > 0 or bool(self._peeked)
         if self._peeked:
             self._note_peeked(told=False)
@@ -300,7 +279,8 @@ class Collector:
         if fired:
             if self.step <= DENSE or self._data_due(self.step - 1):
                 self._note_data(self.signals.batches.train, fired[-1])
-            _slim(fired)
+            for one in fired:
+                one.slim()
         if self.glance.wanted:
             self.glance.after(self.step, clip)
             if self._paces:
@@ -356,6 +336,13 @@ class Collector:
             data.add_inputs(one.inputs)
             data.add_targets(one.targets)
 
+    def _sort_out(self) -> None:
+        """Keep of the open passes those that backward has reached."""
+        for one in self._open:
+            if not one.fired:
+                self._evaluated(one)
+        self._open = [one for one in self._open if one.fired]
+
     def _evaluated(self, one: Passed) -> None:
         """A pass that does not lead to a step: a validation, or a loss that somebody wanted to know."""
         total = self._val
@@ -394,17 +381,17 @@ class Collector:
 
     def validated(self, loss: float, metric: float, higher_is_better: bool) -> None:
         """The user says what a validation gave."""
-        for one in [one for one in self._open if not one.fired]:
-            self._evaluated(one)
-        self._open = [one for one in self._open if one.fired]
+        self._sort_out()
         self._note_peeked(told=True)
         self._end_validation(loss, metric, higher_is_better)
 
     def read(self) -> None:
         """Read the numbers of the last steps, which may be on a device."""
         unread, self._unread = self._unread, []
-        every = [x for _, passed, _, norm, _, _ in unread for x in (*_of_losses(passed), norm)]
-        values = iter(_numbers(every))
+        every: list[Any] = []
+        for _, passed, _, norm, _, _ in unread:
+            every += [x for one in passed for x in (one.loss, one.weight)] + [norm]
+        values = iter(numbers(every))
         for step, passed, lr, _, backwards, clip in unread:
             losses = [(next(values), next(values)) for _ in passed]
             norm = next(values)
@@ -417,10 +404,7 @@ class Collector:
 
     def settle(self) -> None:
         """Bring everything up to date: validations that no step has followed, numbers not yet read."""
-        for one in self._open:
-            if not one.fired:
-                self._evaluated(one)
-        self._open = [one for one in self._open if one.fired]
+        self._sort_out()
         self._end_validation()
         self.read()
 
@@ -451,31 +435,3 @@ class Collector:
         if self._light:
             for each in self.tracked:
                 each.detach()
-
-
-def _slim(passed: list[Passed]) -> list[Passed]:
-    """Let go of what is not to be held on to until the losses are read."""
-    for one in passed:
-        one.outputs = None
-        if sum(t.numel() for tree in (one.inputs, one.targets) for _, t in tensors(tree)) > LARGE:
-            one.inputs = one.targets = None
-    return passed
-
-
-def _of_losses(passed: Sequence[Passed]) -> list[Any]:
-    return [x for one in passed for x in (one.loss, one.weight)]
-
-
-def _numbers(values: Sequence[Any]) -> list[float]:
-    """Numbers as such, of which some are tensors, perhaps on a device, which is waited for once; NaN of None, the mean
-    of several."""
-    found = [NAN if value is None or isinstance(value, Tensor) else float(value) for value in values]
-    at = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
-    if at:
-        tensors: list[Tensor] = [values[i] if values[i].ndim == 0 else values[i].float().mean() for i in at]
-        device = next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
-        together = torch.stack([t.detach().to(device, torch.float32, non_blocking=True) for t in tensors])
-        numbers = cast("list[float]", together.tolist())  # pyright: ignore[reportUnknownMemberType]
-        for i, number in zip(at, numbers, strict=True):
-            found[i] = number
-    return found
