@@ -1,7 +1,7 @@
 """Runs both suites through sf.watch and prints what was found.
 
-python -m benchmarks.diagnose.measure [--part building|measuring] [--seeds 5] [--first 0] [-n 2] [--only NAME ...]
-                                      [--suite faults|healthy] [--json FILE]
+python -m benchmarks.diagnose.measure [--part building|measuring|outside] [--seeds 5] [--first 0] [-n 2]
+                                      [--only NAME ...] [--suite faults|healthy] [--json FILE]
 """
 
 from __future__ import annotations
@@ -25,10 +25,34 @@ import surefoot as sf
 from benchmarks.diagnose.accepted import FILE
 from benchmarks.diagnose.faults import FAULTS
 from benchmarks.diagnose.healthy import HEALTHY
+from benchmarks.diagnose.outside import FAULTY
 from benchmarks.diagnose.program import run
 
+ACCEPTED: dict[str, Any] = json.loads(FILE.read_text())
 RESAMPLES = 4000
 SOON = 0.2  # of the training
+
+
+class Watches:
+    """`sf.watch` for programs that call it themselves: keeps the watches, and the step at which each cause was told."""
+
+    def __init__(self) -> None:
+        self.made: list[Any] = []
+        self.told: dict[str, int] = {}
+
+    def __call__(self, model: Any, optimizer: Any, **given: Any) -> Any:
+        at = len(self.made)
+
+        def tell(finding: Any) -> None:
+            self.told.setdefault(finding.cause, self.made[at].step if at < len(self.made) else 0)
+
+        self.made.append(sf.watch(model, optimizer, **{**given, "quiet": True, "on_finding": tell}))
+        return self.made[-1]
+
+    def findings(self) -> list[Any]:
+        for each in self.made:
+            each.close()
+        return [finding for each in self.made for finding in each.findings]
 
 
 def one(job: tuple[str, str, int]) -> dict[str, Any]:
@@ -36,27 +60,25 @@ def one(job: tuple[str, str, int]) -> dict[str, Any]:
     suite, name, seed = job
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    began = time.perf_counter()
+    began, watches = time.perf_counter(), Watches()
+    try:
+        if suite == "outside":
+            FAULTY[name].function(watches, seed, False)
+        elif suite == "mended":
+            FAULTY[name].function(watches, seed, True)
+        elif suite == "healthy":
+            HEALTHY[name].function(watches, seed)
+    except (RuntimeError, ValueError, IndexError) as error:  # torch itself refuses the program
+        return {"suite": suite, "name": name, "seed": seed, "refused": repr(error)[:200]}
     if suite == "faults":
-        fault = FAULTS[name]
-        told: dict[str, int] = {}
         try:
-            outcome = run(fault.program, seed)
-            findings, told = outcome.findings, outcome.told
-        except (RuntimeError, ValueError, IndexError) as error:  # torch itself refuses the program
+            outcome = run(FAULTS[name].program, seed)
+        except (RuntimeError, ValueError, IndexError) as error:
             return {"suite": suite, "name": name, "seed": seed, "refused": repr(error)[:200]}
-        extra = {"told": told, "steps": fault.program.steps}
+        findings, told, steps = outcome.findings, outcome.told, FAULTS[name].program.steps
     else:
-        made: list[Any] = []
-
-        def watch(model: Any, optimizer: Any, **given: Any) -> Any:
-            made.append(sf.watch(model, optimizer, **{**given, "quiet": True}))
-            return made[-1]
-
-        HEALTHY[name].function(watch, seed)
-        for each in made:
-            each.close()
-        findings, extra = [f for each in made for f in each.findings], {}
+        findings, told = watches.findings(), watches.told
+        steps = max((each.step for each in watches.made), default=0)
     rows = [
         {"cause": f.cause, "symptom": f.symptom, "severity": f.severity, "first_step": f.first_step} for f in findings
     ]
@@ -65,29 +87,39 @@ def one(job: tuple[str, str, int]) -> dict[str, Any]:
         "name": name,
         "seed": seed,
         "findings": rows,
+        "told": told,
+        "steps": steps,
         "seconds": time.perf_counter() - began,
-        **extra,
     }
+
+
+def right(row: dict[str, Any]) -> tuple[str, str, Sequence[str], Sequence[str]]:
+    """Of a run of a fault its family, the cause that it was made by, the causes and the symptoms that are right."""
+    if row["suite"] == "outside":
+        fault = FAULTY[row["name"]]
+        return fault.family, fault.causes[0], fault.causes, fault.symptoms
+    accepted = ACCEPTED.get(row["name"], {"causes": (), "symptoms": ()})
+    family = row["name"].partition("/")[2]
+    return family, FAULTS[row["name"]].cause, accepted["causes"], accepted["symptoms"]
 
 
 def scored(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Runs of faults with what was right of them; those that cost nothing, or that torch refuses, are left out."""
-    accepted = json.loads(FILE.read_text())
     found: list[dict[str, Any]] = []
     for row in rows:
-        right = accepted.get(row["name"])
-        if right is None or not right["causes"] or "refused" in row:
+        family, cause, accepted, symptoms = right(row)
+        if not accepted or "refused" in row:
             continue
         causes = [f["cause"] for f in row["findings"]]
-        first = [step for cause, step in row["told"].items() if cause in right["causes"]]
+        first = [step for told, step in row["told"].items() if told in accepted]
         found.append(
             {
                 "name": row["name"],
-                "family": row["name"].partition("/")[2],
-                "cause": FAULTS[row["name"]].cause,
-                "among": any(c in right["causes"] for c in causes),
-                "first": causes[:1] != [] and causes[0] in right["causes"],
-                "symptom": bool(row["findings"]) and row["findings"][0]["symptom"] in right["symptoms"],
+                "family": family,
+                "cause": cause,
+                "among": any(c in accepted for c in causes),
+                "first": causes[:1] != [] and causes[0] in accepted,
+                "symptom": bool(row["findings"]) and row["findings"][0]["symptom"] in symptoms,
                 "soon": bool(first) and min(first) <= SOON * row["steps"],
             }
         )
@@ -108,7 +140,7 @@ def interval(rows: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], f
 
 
 def table(part: str, rows: Sequence[dict[str, Any]]) -> None:
-    faults = scored([row for row in rows if row["suite"] == "faults"])
+    faults = scored([row for row in rows if row["suite"] in ("faults", "outside")])
     print(f"\n{part} part, faults: {len(faults)} runs of {len({r['name'] for r in faults})} programs")
     dynamics = [r for r in faults if r["cause"] in DYNAMICS]
     for label, of, key in (
@@ -119,27 +151,33 @@ def table(part: str, rows: Sequence[dict[str, Any]]) -> None:
     ):
         mean, low, high = interval(of, lambda r, key=key: r[key])
         print(f"  {label:40} {mean:6.1%}   [{low:.1%}, {high:.1%}]")
-    healthy = [
-        {
-            "family": HEALTHY[r["name"]].family,
-            "name": r["name"],
-            "alarm": any(f["severity"] != "info" for f in r["findings"]),
-            "causes": [f["cause"] for f in r["findings"] if f["severity"] != "info"],
-        }
-        for r in rows
-        if r["suite"] == "healthy"
-    ]
-    mean, low, high = interval(healthy, lambda r: r["alarm"])
-    alarmed = {r["family"] for r in healthy if r["alarm"]}
-    print(f"{part} part, sound: {len(healthy)} runs of {len({r['name'] for r in healthy})} programs")
-    print(f"  {'with a warning':40} {mean:6.1%}   [{low:.1%}, {high:.1%}], in {len(alarmed)} families")
-    for row in healthy:
-        if row["alarm"]:
-            print(f"    {row['name']} ({row['family']}): {', '.join(row['causes'])}")
     by_cause: defaultdict[str, list[bool]] = defaultdict(list)
     for row in faults:
         by_cause[row["cause"]].append(row["among"])
     print("  by cause: " + ", ".join(f"{c} {sum(v)}/{len(v)}" for c, v in sorted(by_cause.items())))
+    alarms(f"{part} part, sound", [row for row in rows if row["suite"] == "healthy"])
+    mended = [row for row in rows if row["suite"] == "mended"]
+    if mended:
+        alarms(f"{part} part, faults that are mended", mended)
+
+
+def alarms(label: str, rows: Sequence[dict[str, Any]]) -> None:
+    """In how many trainings that are sound there was a warning, and which."""
+    sound = [
+        {
+            "family": (HEALTHY if r["suite"] == "healthy" else FAULTY)[r["name"]].family,
+            "name": r["name"],
+            "causes": [f["cause"] for f in r.get("findings", ()) if f["severity"] != "info"],
+        }
+        for r in rows
+    ]
+    mean, low, high = interval(sound, lambda r: bool(r["causes"]))
+    alarmed = {r["family"] for r in sound if r["causes"]}
+    print(f"{label}: {len(sound)} runs of {len({r['name'] for r in sound})} programs")
+    print(f"  {'with a warning':40} {mean:6.1%}   [{low:.1%}, {high:.1%}], in {len(alarmed)} families")
+    for row in sound:
+        if row["causes"]:
+            print(f"    {row['name']} ({row['family']}): {', '.join(row['causes'])}")
 
 
 DYNAMICS = {
@@ -163,20 +201,24 @@ DYNAMICS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("building", "measuring"))
+    parser.add_argument("--part", choices=("building", "measuring", "outside"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("-n", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=())
-    parser.add_argument("--suite", choices=("faults", "healthy"))
+    parser.add_argument("--suite", choices=("faults", "healthy", "mended"))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    for part in [args.part] if args.part else ["building", "measuring"]:
-        names = [("faults", n) for n, f in FAULTS.items() if f.part == part] + [
-            ("healthy", n) for n, h in HEALTHY.items() if h.part == part
-        ]
+    for part in [args.part] if args.part else ["building", "measuring", "outside"]:
+        names = [("faults", n) for n, f in FAULTS.items() if f.part == part]
+        names += [("healthy", n) for n, h in HEALTHY.items() if h.part == part]
+        names += [(suite, n) for suite in ("outside", "mended") for n in FAULTY if part == "outside"]
         seeds = range(args.first, args.first + args.seeds)
-        names = [(s, n) for s, n in names if args.suite in (None, s) and (not args.only or n in args.only)]
+        names = [
+            (s, n)
+            for s, n in names
+            if args.suite in (None, s.replace("outside", "faults")) and (not args.only or n in args.only)
+        ]
         jobs = [(suite, n, seed) for suite, n in names for seed in seeds]
         with ProcessPoolExecutor(args.n, get_context("spawn")) as pool:
             rows = list(pool.map(one, jobs, chunksize=4))

@@ -3,10 +3,11 @@
     python -m benchmarks.diagnose.healthy --check [NAME ...] --seeds 5 -n 1
 
 Each is a function `program(watch, seed)` that seeds torch, trains, and calls `watch(model, optimizer, ...)` as a user
-calls `sf.watch`. Half of the families is for building detectors, the other half only for measuring them.
+calls `sf.watch`. One part of the families is for building detectors, another only for measuring them, and the third is
+by somebody who had seen the words of DESIGN.md and none of the detectors.
 """
 
-from benchmarks.diagnose.healthy import building, measuring
+from benchmarks.diagnose.healthy import building, measuring, outside
 from benchmarks.diagnose.healthy.registry import HEALTHY, Healthy, Outcome, healthy
 
-__all__ = ["HEALTHY", "Healthy", "Outcome", "building", "healthy", "measuring"]
+__all__ = ["HEALTHY", "Healthy", "Outcome", "building", "healthy", "measuring", "outside"]
