@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -237,3 +238,26 @@ def test_of_a_run_that_was_not_watched_the_record_is_judged(capsys):
     assert "not watched" in out
     assert main(["diagnose", "nowhere"]) == 1
     assert "nowhere" in capsys.readouterr().err
+
+
+def files(dir):
+    return {path: path.read_bytes() for path in Path(dir).rglob("*") if path.is_file()}
+
+
+def test_what_would_help_a_run_is_tried_out(capsys):
+    assert main(["train", "tasks.py:good", "--dir", "low", "--lr", "1e-6", "--epochs", "15", "--quiet"]) == 0
+    before = files("low")
+    assert main(["diagnose", "low", "--probe"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("[warning] The learning rate is too low (lr-too-low)")
+    assert "probe: gain of a higher rate" in out
+    assert re.search(r"^  rate x 10+ .* \+\d+% ± \d+% +lr-too-low$", out, re.M), out
+    assert main(["diagnose", "low", "--probe", "--lang", "zh"]) == 1
+    assert "探测实验：在 2 个批次上走 50 步" in capsys.readouterr().out
+    assert main(["diagnose", "low", "--probe", "--json"]) == 1
+    (finding, *_) = json.loads(capsys.readouterr().out)
+    assert finding["evidence"][-1]["name"] == "gain_rate_up"
+    assert files("low") == before
+    shutil.rmtree("low/checkpoints")
+    assert main(["diagnose", "low", "--probe"]) == 1
+    assert "has no checkpoint: there is nothing to try from" in capsys.readouterr().err

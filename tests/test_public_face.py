@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+from types import SimpleNamespace
 
 import pytest
 
 import surefoot as sf
 from surefoot import cli
+from surefoot.diagnose.watch import Watch
 
 NAMES = {
     sf: "Recipe Run Task UserError metrics optim prove_resume schedule train watch",
@@ -32,6 +34,9 @@ SIGNATURES = {
         "callbacks=None, watch=True)"
     ),
     "watch": "(model, optimizer, loss=None, steps=None, ignore=(), on_finding=None, quiet=False)",
+    "watch.observe": "(self, loss=None, outputs=None, targets=None, inputs=None, indices=None)",
+    "watch.validated": "(self, loss=None, metric=None, higher_is_better=True)",
+    "watch.probe": "(self, batches=None, loss=None, steps=50)",
     "prove_resume": ("(what, steps=10, *, recipe=None, drill=0, workers=0, processes=1, device=None, seed=0)"),
     "Task": "(*, model, loss=None, train=None, val=None, metric=None, step=None, recipe=None, name='', source=None)",
     "Recipe": (
@@ -131,7 +136,7 @@ FLAGS = {
     "export": "run --csv --json --jsonl --parquet --help --traceback",
     "replay": "run --device --help --traceback",
     "tasks": "--help --traceback",
-    "diagnose": "run --help --json --lang --traceback",
+    "diagnose": "run --help --json --lang --probe --traceback",
     "explain": "name --help --lang --traceback",
     "schedule": "expressions --help --save --steps-per-epoch --total --traceback",
 }
@@ -152,7 +157,7 @@ def test_names(module):
 
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_signatures(name):
-    thing = sf
+    thing = sf if not name.startswith("watch.") else SimpleNamespace(watch=Watch)  # what `sf.watch` returns
     for part in name.split("."):
         thing = getattr(thing, part)
     assert plain(inspect.signature(thing)) == SIGNATURES[name]

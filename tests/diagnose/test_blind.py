@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+
+import pytest
 import torch
 from torch import nn
 
 import surefoot as sf
+from surefoot.diagnose import knowledge
 from surefoot.diagnose.watch import Watch
 
 
@@ -36,6 +40,10 @@ def test_a_loss_that_nobody_has_shown():
     assert "output-activation" not in train(True).blind
 
 
+def test_reasons_are_plain_english():
+    assert all(type(why) is str and why.isascii() for why in train(False).blind.values())
+
+
 def test_no_validation():
     assert train(True).blind["overtrained"] == "no validation was seen"
 
@@ -45,3 +53,15 @@ def test_layers_within_compiled_code():
     watch = sf.watch(model, torch.optim.SGD(model.parameters(), lr=0.1), quiet=True)
     assert "compiled" in watch.blind["dead-units"]
     watch.close()
+
+
+LISTS = {
+    n: codes for n, codes in vars(importlib.import_module("surefoot.diagnose.blind")).items() if n.startswith("OF_")
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_what_it_speaks_of_are_known_causes(name):
+    assert LISTS[name]
+    assert set(LISTS[name]) <= set(knowledge.causes())
+    assert len(set(LISTS[name])) == len(LISTS[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from torch.nn import functional as F
 
 import surefoot as sf
 from surefoot.diagnose import checks
+from surefoot.diagnose.checks.found import some
+from surefoot.diagnose.facts import claim_of
+from surefoot.diagnose.finding import Finding
 from surefoot.train.dry_run import dry_run
 
 N = 64
@@ -182,30 +186,69 @@ FAULTY = {
 }  # fmt: skip
 
 
-def causes(model, loss, inputs, targets) -> list[str]:
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+def findings(model, loss, inputs, targets):
     task = sf.Task(model=model, loss=loss, train=(inputs, targets), name="case")
-    return [found.cause for found in dry_run(task, sf.Recipe(lr=1e-3, batch_size=N)).findings]
+    return dry_run(task, sf.Recipe(lr=1e-3, batch_size=N)).findings
+
+
+def assert_in_both_languages(found: checks.Found) -> None:
+    en, zh = found.text("en"), found.text("zh")
+    assert not set("{}") & set(en + zh)
+    assert CHINESE.search(zh)
+    assert not CHINESE.search(en)
+    assert not {each for each in found.where if CHINESE.search(each) or re.search(r"\b(the|at|of)\b|^$", each)}
+    words = [value for value in found.evidence.values() if isinstance(value, str)]
+    assert all(word.isidentifier() for word in words)  # of torch, and so the same in all languages
+    lines = Finding("silent", found.cause, "warning", 0, found.where, claim_of(found, 0).evidence).text("zh")
+    evidence = [line for line in lines.splitlines() if line.startswith("  证据")]
+    for word in words:
+        evidence = [line.replace(word, "") for line in evidence]
+    assert not re.search(r"[A-Za-z]{3,}", "".join(evidence).replace("maximize", ""))
 
 
 @pytest.mark.parametrize("case", SOUND)
 def test_sound_trainings_are_not_blamed(case):
-    assert causes(*SOUND[case]) == []
+    assert findings(*SOUND[case]) == []
 
 
 @pytest.mark.filterwarnings("ignore:Using a target size")
 @pytest.mark.parametrize("case", FAULTY)
 def test_faults_are_named(case):
     *parts, cause = FAULTY[case]
-    assert cause in causes(*parts)
+    found = findings(*parts)
+    assert cause in [each.cause for each in found]
+    for each in found:
+        assert_in_both_languages(each)
 
 
 def test_labels_that_the_outputs_do_not_have():
     outputs, targets = draw(N, 3), torch.randint(1, 4, (N,))
     targets[0] = 3
     (found,) = checks.labels(outputs, targets, CE)
-    assert (found.cause, found.evidence) == ("loss-mismatch", {"least": 1, "greatest": 3, "outputs": 3})
-    assert "number the classes from 0" in found.text
-    assert "an output for each class" in checks.labels(outputs, 9 * CLASSES, CE)[0].text
+    assert (found.cause, found.evidence) == ("loss-mismatch", {"target_low": 1, "target_high": 3, "outputs": 3})
+    assert "number the classes from 0" in found.text("en")
+    assert "从 0 开始编号" in found.text("zh")
+    (found,) = checks.labels(outputs, 9 * CLASSES, CE)
+    assert "an output for each class" in found.text("en")
+    assert_in_both_languages(found)
+
+
+@pytest.mark.parametrize("loss", [MSE, nn.L1Loss(), nn.HuberLoss(), nn.SmoothL1Loss()])
+def test_one_hot_targets_are_told_from_bits(loss):
+    (found,) = checks.labels(draw(N, 3), F.one_hot(CLASSES, 3).float(), loss)
+    assert "use CrossEntropyLoss on the class numbers" in found.text("en")
+    assert "以类别编号为目标" in found.text("zh")
+
+
+@pytest.mark.parametrize(("outputs", "targets"), [(draw(N, 3), MULTI), (draw(N), BINARY)])
+def test_bits_by_absolute_error(outputs, targets):
+    (found,) = checks.labels(outputs, targets, nn.L1Loss())
+    assert "use BCEWithLogitsLoss" in found.text("en")
+    assert_in_both_languages(found)
+    assert checks.labels(outputs, targets, MSE) == []
 
 
 def test_parameters_that_the_optimizer_does_not_hold():
@@ -214,7 +257,9 @@ def test_parameters_that_the_optimizer_does_not_hold():
     (found,) = checks.left_out(model, optimizer)
     assert (found.cause, found.where) == ("not-in-optimizer", ("2.weight", "2.bias"))
     stale = torch.optim.SGD(copy.deepcopy(model).parameters(), lr=0.1)
-    assert "it holds 4 that are not the model's" in checks.left_out(model, stale)[0].text
+    (found,) = checks.left_out(model, stale)
+    assert "it holds 4 that are not the model's" in found.text("en")
+    assert_in_both_languages(found)
     assert checks.left_out(model, torch.optim.SGD(model.parameters(), lr=0.1)) == []
     assert checks.left_out(frozen_body(), sf.optim.SGD(list(mlp(3).parameters()), lr=0.1))
     body = frozen_body()
@@ -223,14 +268,18 @@ def test_parameters_that_the_optimizer_does_not_hold():
 
 def test_an_optimizer_of_frozen_parameters():
     model = frozen_body()
-    assert checks.frozen(model, torch.optim.SGD(model[0].parameters(), lr=0.1))[0].cause == "frozen-in-optimizer"
+    (found,) = checks.frozen(model, torch.optim.SGD(model[0].parameters(), lr=0.1))
+    assert found.cause == "frozen-in-optimizer"
+    assert_in_both_languages(found)
     assert checks.frozen(model, torch.optim.SGD(model.parameters(), lr=0.1)) == []  # it holds the others too
     assert checks.frozen(mlp(3), torch.optim.SGD(mlp(3).parameters(), lr=0.1)) == []
 
 
 def test_a_rate_of_nothing():
     model = mlp(3)
-    assert checks.without_rate(torch.optim.SGD(model.parameters(), lr=0.0))[0].cause == "lr-zero"
+    (found,) = checks.without_rate(torch.optim.SGD(model.parameters(), lr=0.0))
+    assert found.cause == "lr-zero"
+    assert_in_both_languages(found)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     sf.schedule.drive(optimizer, lr="linear(0, 1, 5) >> constant", total=20)
     assert optimizer.param_groups[0]["lr"] == 0
@@ -239,7 +288,10 @@ def test_a_rate_of_nothing():
 
 def test_uphill():
     optimizer = torch.optim.SGD(mlp(3).parameters(), lr=0.1, maximize=True)
-    assert checks.uphill(optimizer, CE)[0].cause == "sign-flipped"
+    (found,) = checks.uphill(optimizer, CE)
+    assert found.cause == "sign-flipped"
+    assert found.text("en").startswith("maximize=True goes up the cross-entropy, ")
+    assert found.text("zh").startswith("maximize=True 使损失（交叉熵）上升，")
     assert checks.uphill(optimizer, own) == []  # perhaps it is to be large
     assert checks.uphill(torch.optim.SGD(mlp(3).parameters(), lr=0.1), CE) == []
 
@@ -267,3 +319,47 @@ def test_small_batches_say_nothing_of_scale_or_labels():
     assert checks.constant_labels([torch.ones(4)]) == []
     assert checks.unscaled_inputs(1000 * X[:4]) == []
     assert checks.unscaled_targets(1000 * VALUE[:4], MSE) == []
+
+
+def test_where_inputs_are_unscaled():
+    for inputs, where in ((1000 * X, "inputs"), ((X, 1000 * X), "inputs 1"), ({"x": 1000 * X}, "inputs x")):
+        (found,) = checks.unscaled_inputs(inputs)
+        assert found.where == (where,)
+        assert found.evidence["feature_size_high"] > found.evidence["feature_size_low"]
+        assert_in_both_languages(found)
+
+
+def test_where_data_are_not_finite():
+    bad = with_nan(X)
+    (found,) = checks.non_finite(bad)
+    assert found.where == ("batch",)
+    assert found.text("en").startswith("the batch holds NaN or infinity: ")
+    assert found.text("zh").startswith("批次含有 NaN 或无穷大：")
+    (found,) = checks.non_finite({"x": bad, "more": [X, bad]}, validation=True)
+    assert found.where == ("val batch x", "val batch more 1")
+    assert found.evidence == {"non_finite": 2}
+    places = "the validation's batch at x, the validation's batch at more 1"
+    assert found.text("en").startswith(f"{places} hold NaN or infinity: ")
+    assert found.text("zh").startswith("验证批次（位置 x）、验证批次（位置 more 1）都含有 NaN 或无穷大：")
+
+
+def test_a_list_of_names_ends_somewhere():
+    names = ["a", "b", "c", "d", "e", "f"]
+    assert (some(names)("en"), some(names)("zh")) == ("a, b, c, d and 2 more", "a、b、c、d 及另外 2 项")
+    assert (some(names[:4])("en"), some(names[:4])("zh")) == ("a, b, c, d", "a、b、c、d")
+
+
+def test_a_watch_repeats_what_a_check_found_in_both_languages():
+    model = mlp(3, nn.Softmax(1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with sf.watch(model, optimizer, loss=CE, quiet=True) as watch:
+        for _ in range(4):
+            optimizer.zero_grad()
+            CE(model(X), CLASSES).backward()
+            optimizer.step()
+    (found,) = checks.activation(model(X), CE)
+    finding = next(each for each in watch.findings if each.cause == found.cause)
+    for language in ("en", "zh"):
+        assert finding.to_dict()["details"][language] == found.text(language)
+        assert found.text(language) in finding.text(language)
+    assert Finding.from_dict(finding.to_dict()) == finding

@@ -74,3 +74,14 @@ def test_a_resumed_run_finds_what_the_whole_one_does(tmp_path, stop_at):
     assert len(calls) == 96
     assert codes(run)[0] == "output-activation"
     assert run.findings == whole.findings
+    assert {n: run.signal(n) for n in run.signals} == {n: whole.signal(n) for n in whole.signals}
+
+
+def test_what_the_watch_measured_is_in_the_record(tmp_path):
+    run = sf.train(task(), RECIPE, tmp_path / "run", quiet=True)
+    ratios, cosines = run.signal("watch/update_ratio"), run.signal("watch/cosine")
+    assert len(ratios) > 8
+    assert {step - 1 for step, _ in cosines} <= {step for step, _ in ratios}
+    assert all(0 < ratio < 1 for _, ratio in ratios)
+    assert all(-1.001 <= cosine <= 1.001 for _, cosine in cosines)
+    assert "watch/grad_norm/0.weight" in run.signals

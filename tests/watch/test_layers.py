@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from surefoot.watch.layers import FIELDS, Layers, measured
+from surefoot.watch.layers import FIELDS, Layers, measured, sampled
 
 
 def of(x: torch.Tensor, **kwargs: bool) -> dict[str, float]:
-    return dict(zip(FIELDS, measured(x, **kwargs), strict=True))
+    made, rows = sampled(x, **kwargs)
+    return dict(zip(FIELDS, measured(rows[None].astype(np.float64), [made])[0], strict=True))
+
+
+def test_layers_of_one_shape_together_are_as_each_alone():
+    parts = [torch.randn(16, 6).relu(), torch.full((16, 6), 9.0, requires_grad=True).tanh()]
+    found = [sampled(x) for x in parts]
+    together = measured(np.array([rows for _, rows in found], np.float64), [made for made, _ in found])
+    for x, row in zip(parts, together, strict=True):
+        assert of(x) == dict(zip(FIELDS, row, strict=True))
 
 
 def test_dead_units_and_zeros():

@@ -12,11 +12,13 @@ import torch
 from surefoot.cli.parser import Commands
 from surefoot.diagnose.knowledge import LANGUAGES
 from surefoot.diagnose.runs import diagnosed
+from surefoot.diagnose.weighing import weighed
 from surefoot.diagnose.words import verdict
 from surefoot.record import Run
 from surefoot.record.export import FORMS, export
 from surefoot.record.verify import verify
 from surefoot.task.load import load
+from surefoot.train.probe import facts, probed
 from surefoot.train.replay import replay
 
 
@@ -29,6 +31,11 @@ def add(commands: Commands) -> None:
     for command in (verifying, exporting, replaying, diagnosing):
         command.add_argument("run", type=Path, metavar="RUN", help="the run's directory")
     diagnosing.add_argument("--lang", choices=LANGUAGES, default="en", help="of the findings (default: en)")
+    diagnosing.add_argument(
+        "--probe",
+        action="store_true",
+        help="try out from its last checkpoint what would help, to rank the causes",
+    )
     diagnosing.add_argument("--json", action="store_true", help="print the findings as JSON, in both languages")
     form = exporting.add_mutually_exclusive_group(required=True)
     target: dict[str, Any] = {"nargs": "?", "const": Path("-"), "type": Path, "metavar": "FILE"}
@@ -50,11 +57,18 @@ def verify_run(args: argparse.Namespace) -> int:
 
 def diagnose(args: argparse.Namespace) -> int:
     """Judge a recorded run anew; the status is 1 if there is a warning."""
-    findings, steps, watched = diagnosed(Run(args.run))
+    run = Run(args.run)
+    findings, steps, watched = diagnosed(run)
+    probe = None
+    if args.probe:
+        probe = probed(run, load(reference(run)))
+        findings = weighed(findings, probe, facts(run))
     if args.json:
         print(json.dumps([finding.to_dict() for finding in findings], ensure_ascii=False, indent=1))
     else:
         print(verdict(findings, steps, args.lang))
+        if probe is not None:
+            print(f"\n{probe.text(args.lang)}")
         if not watched:
             print("\n(it was not watched: judged by loss, learning rate, gradient norm and validation alone)")
     return 1 if any(finding.severity != "info" for finding in findings) else 0

@@ -6,6 +6,7 @@ import math
 
 from torch import nn
 
+from surefoot.diagnose.knowledge import sentence
 from surefoot.watch.signals import Signals
 from surefoot.watch.wiring import compiled
 
@@ -19,14 +20,13 @@ OF_VALIDATION = ("overtrained", "train-mode", "train-val-mismatch")
 
 
 def blind(model: nn.Module, signals: Signals) -> dict[str, str]:
-    """For each cause that could not be found, the reason."""
+    """For each cause that could not be found, the reason, in English."""
     found: dict[str, str] = {}
     steps = signals.steps.items
     if compiled(model):
-        found |= dict.fromkeys(OF_LAYERS, "hooks on inner modules do not fire in compiled code")
+        found |= dict.fromkeys(OF_LAYERS, sentence("compiled")("en"))
     if steps and all(math.isnan(step.loss) for step in steps):
-        why = "no loss was seen: give watch(loss=criterion), or call watch.observe(...) before backward"
-        found |= dict.fromkeys((*OF_OUTPUTS, *OF_LOSS), why)
+        found |= dict.fromkeys((*OF_OUTPUTS, *OF_LOSS), sentence("no-loss")("en"))
     if not signals.counts.validations:
-        found |= dict.fromkeys(OF_VALIDATION, "no validation was seen")
+        found |= dict.fromkeys(OF_VALIDATION, sentence("no-validation")("en"))
     return found

@@ -26,6 +26,7 @@ from surefoot.diagnose.checks.losses import REGRESSION, kind_in_graph, kind_of
 from surefoot.diagnose.checks.slope import CERTAIN, aligned, towards
 from surefoot.diagnose.detectors.claim import Claim
 from surefoot.diagnose.finding import Evidence
+from surefoot.diagnose.knowledge import LANGUAGES
 from surefoot.diagnose.reading import Reading
 from surefoot.diagnose.symptom import oscillating
 from surefoot.optim import Optimizer as Ours
@@ -96,7 +97,7 @@ def of_slope(one: Passed, slope: Tensor, collector: Collector) -> Iterator[Claim
     facts, found = collector.signals.facts, None
     if isinstance(outputs, Tensor):
         found = towards(outputs, targets, slope.reshape(outputs.shape))
-    if found is None or one.weight is None or one.weight.numel() != 1 or slope.numel() < FEW:
+    if found is None or one.weight is None or slope.numel() < FEW:
         return
     cosine, per_error = found
     facts["slope"] = float(slope.abs().max())
@@ -137,7 +138,8 @@ def claim_of(found: Found, step: int) -> Claim:
         Evidence(name, value) for name, value in found.evidence.items() if isinstance(value, int | float | str)
     )
     severity = "critical" if found.cause in WHOLE_FAULT else "warning"
-    return Claim(found.cause, severity, evidence, found.where, step, certain=True, details=(("en", found.text),))
+    details = tuple((language, found.text(language)) for language in LANGUAGES)
+    return Claim(found.cause, severity, evidence, found.where, step, certain=True, details=details)
 
 
 def modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

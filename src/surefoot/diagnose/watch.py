@@ -12,12 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surefoot.diagnose import knowledge
+from surefoot.diagnose import as_it_is, knowledge
 from surefoot.diagnose.blind import blind
 from surefoot.diagnose.detectors import Claim
 from surefoot.diagnose.facts import beginning, of_pass, of_slope
 from surefoot.diagnose.finding import Finding
+from surefoot.diagnose.inputs import Compared
+from surefoot.diagnose.probe import probe
 from surefoot.diagnose.runs import judged
+from surefoot.diagnose.trials import Probe
+from surefoot.diagnose.weighing import weighed
 from surefoot.diagnose.words import verdict
 from surefoot.errors import UserError
 from surefoot.watch.collector import Collector
@@ -26,6 +30,7 @@ from surefoot.watch.passed import Passed
 
 log = logging.getLogger("surefoot")
 
+SOON = 3  # steps after the first sign of a fact that are judged
 OF_TIME = {"input-bound"}  # what is seen by the clock: a resumed run may see otherwise
 
 
@@ -48,7 +53,9 @@ class Watch:
         self._judge_due = Due(every=1000, growth=1.5)
         self._facts: dict[str, Claim] = beginning(model, optimizers, loss, self._collector.signals)
         self._told, self._judged = set[str](), 0
+        self._known, self._news = 0, 0  # how many facts are known; judgements that a new one still calls for
         self._findings: list[Finding] = []
+        self._probe: Probe | None = None
         self._closed = False
         self._collector.attach()
 
@@ -66,7 +73,7 @@ class Watch:
             indices: which items of the data set these are, to name those of a bad batch
         """
         if not self._closed:
-            self._guarded(self._collector.passed, loss, outputs, targets, inputs, indices)
+            self._collector.passed(loss, outputs, targets, inputs, indices)
 
     def validated(self, loss: float | None = None, metric: float | None = None, higher_is_better: bool = True) -> None:
         """Tell the watch what a validation pass gave."""
@@ -83,6 +90,56 @@ class Watch:
         finally:
             self._collector.validating = was
 
+    def probe(
+        self,
+        batches: Iterable[tuple[Any, Any]] | None = None,
+        loss: Callable[[Any, Any], Tensor] | None = None,
+        steps: int = 50,
+    ) -> Probe:
+        """Try out what would help: some steps from here with the rate times and divided by 10, clipping on and off,
+        inputs standardised, weights drawn anew, another optimizer. Then all is put back: weights, buffers, gradients,
+        modes, hooks and random numbers, to the bit.
+
+        What gains most comes first among the causes that cannot be told apart otherwise: see `findings`, also those of
+        a watch that is closed. It takes as long as some thousand steps of the training.
+
+        Args:
+            batches: pairs (inputs, targets), 32 at most; inputs are what the model is called with: a tensor, a tuple of
+                arguments, a dict of named ones, or (tuple, dict). Without, those that the watch has kept
+            loss: `loss(outputs, targets)`; without, the criterion that is watched
+            steps: how many each trial takes
+
+        Returns:
+            all trials; `print(probe.text())` shows them as a table
+
+        Raises:
+            UserError: where there are no batches or no loss, for models that several processes train, and where the
+                loss does not take what the model returns; what the model raises itself comes through
+        """
+        collector = self._collector
+        loss_of = loss or collector.criterion
+        if loss_of is None:
+            raise UserError("probe: the loss is a plain function: give it, probe(loss=lambda outputs, targets: ...)")
+        given = list(collector.kept) if batches is None else batches
+        if isinstance(given, list) and not given:
+            raise UserError("probe: no batches have been kept yet: give some, probe(batches=[(inputs, targets), ...])")
+        roots = [each for each in (loss_of, collector.criterion) if isinstance(each, nn.Module)]
+        signals, losses = collector.signals, Compared(collector.model, loss_of, own=loss is None)
+        with collector.asleep():
+            self._probe = probe(
+                collector.model,
+                [tracked.optimizer for tracked in collector.tracked],
+                given,
+                losses,
+                steps,
+                clip=as_it_is.clip(signals),
+                weight=as_it_is.weight(signals),
+                lr=as_it_is.rate(signals),
+                level=as_it_is.level(signals),
+                roots=roots,
+            )
+        return self._probe
+
     # -- what it tells -----------------------------------------------------------------------------------------------
 
     @property
@@ -90,12 +147,21 @@ class Watch:
         """What is wrong as far as can be seen: at most three findings, the root cause first."""
         if not self._closed:
             self._guarded(self._judge)
-        return list(self._findings)
+        return weighed(self._findings, self._probe, self._facts, self.ignore)
+
+    @property
+    def step(self) -> int:
+        """How many steps it has seen."""
+        return self._collector.step
 
     @property
     def blind(self) -> dict[str, str]:
         """Causes that could not be found, and why; "watch" if it failed itself and is off."""
         return {**blind(self._collector.model, self._collector.signals), **self._failed}
+
+    def measured(self, after: int) -> list[tuple[int, dict[str, float]]]:
+        """What was measured at the sampled steps after one, by step and name."""
+        return list(self._collector.signals.measured(after))
 
     def close(self) -> None:
         """Remove all hooks, judge the whole training, and say the verdict. Findings can still be read."""
@@ -109,7 +175,7 @@ class Watch:
 
     def text(self, language: str = "en") -> str:
         """The verdict in words."""
-        return verdict(self._findings, self._collector.step, language)
+        return verdict(weighed(self._findings, self._probe, self._facts, self.ignore), self._collector.step, language)
 
     def __enter__(self) -> Watch:
         return self
@@ -126,14 +192,15 @@ class Watch:
             "collected": self._collector.rest(),
             "facts": claims,
             "told": sorted(self._told - OF_TIME),
-            "judged": self._judged,
+            "judged": (self._judged, self._known, self._news),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave, in a watch of the same model and optimizers."""
         self._collector.load({name: t.numpy() for name, t in state["arrays"].items()}, state["collected"])
         self._facts = {claim["cause"]: Claim.from_dict(claim) for claim in state["facts"]}
-        self._told, self._judged = set(state["told"]), state["judged"]
+        self._told = set(state["told"])
+        self._judged, self._known, self._news = state["judged"]
 
     # -- within --------------------------------------------------------------------------------------------------------
 
@@ -145,8 +212,13 @@ class Watch:
                 self._facts.setdefault(claim.cause, claim)
 
     def _stepped(self, step: int) -> None:
-        since, self._judged = range(self._judged + 1, step + 1), step
-        if self.planned in since or any(self._judge_due(each) for each in since):
+        since, self._judged = self._judged, step
+        known = len(self._facts) + len(self._collector.signals.counts.first)
+        if known > self._known:  # a fact is told soon; some must be seen several times
+            self._known, self._news = known, SOON
+        due = self._judge_due.next(since + 1) <= step or (self.planned is not None and since < self.planned <= step)
+        if due or self._news:
+            self._news = max(0, self._news - 1)
             self._judge()
 
     def _judge(self, over: bool = False) -> None:

@@ -102,6 +102,9 @@ class Between:
                 t.ledger.skipped += report.skipped
                 react(t, self.record, Bad(each, loss, norm, batches if each is pending[-1] else None))
         last = pending[-1]
+        if t.step.watch is not None:
+            for step, measured in t.step.watch.measured(after=pending[0].step - 1):
+                self.record.add(step, measured)
         t.latest = {"train/loss": losses[-1], "train/lr": last.lr, "train/grad_norm": last.report.grad_norm}
         self.progress.step(t.position.step, t.latest)
 

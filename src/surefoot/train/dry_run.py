@@ -58,7 +58,7 @@ class DryRun:
         count = len(self.findings)
         verdict = "nothing wrong was found" if self.sound else f"{count} fault{'s' if count > 1 else ''}"
         lines = [f"dry run: {verdict}"]
-        lines += [f"  {found.cause}: {found.text}" for found in self.findings]
+        lines += [f"  {found.cause}: {found.text()}" for found in self.findings]
         width = max(map(len, self.facts))
         return "\n".join([*lines, "", *(f"{name:{width}}  {fact}" for name, fact in self.facts.items())])
 
@@ -92,7 +92,7 @@ def dry_run(task: Task, recipe: Recipe | None = None, device: str | torch.device
         findings, outcome = examine(task, model, optimizer, step, batches)
     facts = facts_of(task, model, data, batches, outcome)
     if val is not None:
-        findings += checks.non_finite(next(val.epoch(0)), "the validation's batch")
+        findings += checks.non_finite(next(val.epoch(0)), validation=True)
         values = evaluate(task, model, islice(val.epoch(0), 1), step.outcome, Processes())
         facts["validation"] = ", ".join(f"{name} {value:.4g}" for name, value in values.items()) + " at first"
     return DryRun(findings, {**facts, **cost(step, batches, recipe, plan, where)})

@@ -57,7 +57,7 @@ class Overfit:
         if self.right is not None:
             path += f", {self.right:.0%} of its classes are right"
         path += f", in {self.step} steps at lr {self.lr:g}"
-        wrong = [f"  {found.cause}: {found.text}" for found in self.findings]
+        wrong = [f"  {found.cause}: {found.text()}" for found in self.findings]
         if self.fits:
             return "\n".join([f"fits: {path}", *wrong])
         rates = f"{len(RATES)} rates from {min(RATES):g} to {max(RATES):g} of the recipe's were tried"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from surefoot.task.trees import tensors
-from surefoot.watch.picks import Floats
+from surefoot.watch.picks import Floats, places
 from surefoot.watch.series import Series
 
 USUAL, ODD = 6, 15.0  # a batch is odd if it is so many times as large as so many before it
@@ -47,13 +46,14 @@ class Moments:
     def add(self, rows: Tensor) -> None:
         """Rows `[items, features]`."""
         rows = rows.detach()[:, :: -(-rows.shape[1] // MOST_FEATURES)]
+        rows = rows if len(rows) <= MOST_ROWS else rows[places(len(rows), MOST_ROWS).to(rows.device)]
         finite = rows.isfinite()
         if not bool(finite.all()):
             self.broken += int((~finite).sum())
             rows = rows[finite.all(1)]
         if not rows.numel() or (self.count and np.size(self.total) != rows.shape[1]):
             return
-        part: Floats = rows[:: -(-len(rows) // MOST_ROWS)].double().cpu().numpy()
+        part: Floats = rows.double().cpu().numpy()
         total, squares = part.sum(0), np.square(part).sum(0)
         if self.batches >= USUAL and squares.mean() / len(part) > ODD**2 * np.mean(self.squares) / self.count:
             self.odd += 1
@@ -207,11 +207,17 @@ class Batches:
 
 
 def fingerprints(inputs: Any, most: int = 64) -> list[int]:
-    """A number for each of the first items of a batch that tells it from others."""
-    first = next((t for _, t in tensors(inputs) if t.ndim and t.numel()), None)
+    """A number for each of the first items of a batch that tells it from others: their bits, times fixed odd numbers,
+    added up."""
+    first = next((t for _, t in tensors(inputs) if t.ndim and t.numel() and t.layout == torch.strided), None)
     if first is None:
         return []
     rows = first.detach()[:most].reshape(min(len(first), most), -1)[:, :512].cpu()
-    if rows.dtype == torch.bfloat16:
-        rows = rows.float()
-    return [zlib.crc32(row.tobytes()) for row in rows.contiguous().numpy()]
+    rows = rows.float() if rows.dtype == torch.bfloat16 else rows
+    bits = np.ascontiguousarray(rows.numpy()).view(np.uint8)
+    bits = np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8))).view(np.uint64)
+    bits = (bits ^ (bits >> np.uint64(29))) * FACTORS[: bits.shape[1]]
+    return cast("list[int]", (bits.sum(1, dtype=np.uint64) >> np.uint64(16)).tolist())
+
+
+FACTORS = np.random.default_rng(0).integers(1 << 62, 1 << 63, 1024, np.uint64) * np.uint64(2) + np.uint64(1)

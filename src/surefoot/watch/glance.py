@@ -32,6 +32,7 @@ class Glance:
         self.layers = Layers(model) if inner else None
         signals.layers = [name for name, _ in self.layers.layers] if self.layers is not None else []
         signals.names, signals.matrices = self.picks.names, self.picks.matrices.tolist()
+        signals.sizes = self.picks.sizes.tolist()
         work = 4 * len(self.picks.names) + 2 * len(self.layers.layers if self.layers else ())
         self.every = max(50, 3 * work)
         self.due = Due(self.every)

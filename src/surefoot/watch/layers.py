@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from surefoot.watch.graph import SELECTING, behind, operation
-from surefoot.watch.picks import Floats, spread
+from surefoot.watch.picks import Floats, Singles, places, spread
 
 MOST_LAYERS = 16
 ROWS = 8  # fewer items do not show that a unit is dead
@@ -20,7 +19,6 @@ MOST_ROWS, MOST_UNITS = 64, 256  # of a batch that are looked at
 NEAR = 0.03  # a sigmoid or tanh is at its limit when this share of its range is left
 
 FIELDS = ("scale", "mean", "zeros", "dead", "equal", "spread", "saturated", "units", "rows", "bent")
-NOTHING = (math.nan,) * len(FIELDS)
 BENT = {"Relu", "Threshold", "LeakyRelu", "Hardtanh", "Clamp"}
 LIMITS = {"Sigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0), "Hardtanh": (-1.0, 1.0)}
 PASSING = SELECTING | {
@@ -44,7 +42,7 @@ class Layers:
             (name, part) for name, part in cast("Any", model).named_modules() if isinstance(part, KINDS)
         ]
         self.layers: list[tuple[str, nn.Module]] = spread(every, MOST_LAYERS)
-        self.seen: dict[str, Sequence[float]] = {}
+        self.seen: dict[str, tuple[str, Singles]] = {}
         self.ran: set[str] = set()
         self._handles: list[RemovableHandle] = []
 
@@ -56,7 +54,15 @@ class Layers:
 
     def table(self) -> Floats:
         """What was seen of each layer, `[layers, fields]`; NaN of those that did not run."""
-        return np.array([self.seen.get(name, NOTHING) for name, _ in self.layers]).reshape(-1, len(FIELDS))
+        table = np.full((len(self.layers), len(FIELDS)), np.nan)
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for i, (name, _) in enumerate(self.layers):
+            if name in self.seen:
+                alike.setdefault(self.seen[name][1].shape, []).append(i)
+        for places in alike.values():  # those of one shape together: a third of the time
+            found = [self.seen[self.layers[i][0]] for i in places]
+            table[places] = measured(np.array([rows for _, rows in found], np.float64), [made for made, _ in found])
+        return table
 
     def end(self) -> None:
         """Look no more."""
@@ -68,36 +74,48 @@ class Layers:
         def look(module: nn.Module, args: tuple[Any, ...]) -> None:
             self.ran.add(name)
             if args and isinstance(args[0], Tensor) and args[0].is_floating_point() and torch.is_grad_enabled():
+                channels_first = isinstance(module, nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]
                 with torch.no_grad():
-                    self.seen[name] = measured(args[0], channels_first=isinstance(module, nn.modules.conv._ConvNd))  # pyright: ignore
+                    self.seen[name] = sampled(args[0], channels_first)
 
         return look
 
 
-def measured(x: Tensor, channels_first: bool = False) -> Sequence[float]:
-    """What a tensor of activations looks like; a unit is a feature, or a channel.
+def sampled(x: Tensor, channels_first: bool = False) -> tuple[str, Singles]:
+    """The operation that made a tensor of activations, and some items of it (of images: places), `[items, units]`; a
+    unit is a feature, or a channel."""
+    made = operation(behind(x.grad_fn, PASSING))
+    rows = _rows(x.detach(), channels_first)
+    some = rows[:, :: -(-rows.shape[1] // MOST_UNITS)].float().cpu()
+    return made, np.array(some.numpy(), np.float32)
+
+
+def measured(rows: Floats, made: Sequence[str]) -> Floats:
+    """What activations of several layers look like, `[layers, items, units]` to `[layers, fields]`.
 
     scale: root mean square; mean; zeros: the share of zeros; dead: that of units which are zero for all items;
     saturated: that of units which are at their limit for nearly all items; equal: that of units which are as another
     one is; spread: the mean standard deviation over items, relative to the scale
     """
-    made = operation(behind(x.grad_fn, PASSING))
-    rows = _rows(x.detach(), channels_first)
-    units = rows.shape[1]
-    rows = rows[:, :: -(-units // MOST_UNITS)].double().cpu().numpy()
+    count, items, units = rows.shape
     zero = rows == 0
-    saturated = 0.0
-    if made in LIMITS:
-        low, high = LIMITS[made]
-        room = NEAR * (high - low)
-        saturated = float((((rows < low + room) | (rows > high - room)).mean(0) > 0.9).mean())
+    table = np.zeros((count, len(FIELDS)))
     with np.errstate(all="ignore"):
-        return (
-            math.sqrt(np.square(rows).mean()), float(rows.mean()), float(zero.mean()),
-            float(zero.all(0).mean()) if len(rows) >= ROWS else 0.0,
-            float((rows[:, 1:] == rows[:, :-1]).all(0).mean()) if units > 1 else 0.0,
-            float(rows.std(0).mean()), saturated, units, len(rows), float(made in BENT),
-        )  # fmt: skip
+        numbers = {
+            "scale": np.sqrt(np.square(rows).mean((1, 2))), "mean": rows.mean((1, 2)), "zeros": zero.mean((1, 2)),
+            "dead": zero.all(1).mean(1) if items >= ROWS else 0.0,
+            "equal": (rows[:, :, 1:] == rows[:, :, :-1]).all(1).mean(1) if units > 1 else 0.0,
+            "spread": rows.std(1).mean(1), "units": units, "rows": items, "bent": [name in BENT for name in made],
+        }  # fmt: skip
+    for name, values in numbers.items():
+        table[:, FIELDS.index(name)] = values
+    for i, name in enumerate(made):
+        if name in LIMITS:
+            low, high = LIMITS[name]
+            room = NEAR * (high - low)
+            at_limit = (rows[i] < low + room) | (rows[i] > high - room)
+            table[i, FIELDS.index("saturated")] = (at_limit.mean(0) > 0.9).mean()
+    return table
 
 
 def _rows(x: Tensor, channels_first: bool) -> Tensor:
@@ -105,8 +123,8 @@ def _rows(x: Tensor, channels_first: bool) -> Tensor:
     if x.ndim < 2:
         return x.reshape(1, -1)
     if channels_first and x.ndim > 2:
-        places = x.flatten(2)
-        every = torch.arange(0, len(x) * places.shape[2], -(-len(x) * places.shape[2] // MOST_ROWS), device=x.device)
-        return places[every // places.shape[2], :, every % places.shape[2]]
+        spots = x.flatten(2)
+        some = places(len(x) * spots.shape[2], MOST_ROWS).to(x.device)
+        return spots[some // spots.shape[2], :, some % spots.shape[2]]
     rows = x.reshape(-1, x.shape[-1])
-    return rows[:: -(-len(rows) // MOST_ROWS)]
+    return rows if len(rows) <= MOST_ROWS else rows[places(len(rows), MOST_ROWS).to(x.device)]

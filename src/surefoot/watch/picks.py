@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +16,7 @@ MOST_TENSORS = 32
 MOST_ELEMENTS = 1024  # of a tensor
 
 Floats: TypeAlias = NDArray[np.float64]
+Singles: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.bool_]
 
 
@@ -30,7 +33,7 @@ class Picks:
         chosen = every if len(every) <= MOST_TENSORS else spread(weights or every, MOST_TENSORS)
         self.names = [name for name, _ in chosen]
         self.tensors = [p for _, p in chosen]
-        self.steps = [-(-local(p).numel() // MOST_ELEMENTS) for p in self.tensors]
+        self.steps = [stride(local(p)) for p in self.tensors]
         self.counts = np.array([-(-local(p).numel() // n) for p, n in zip(self.tensors, self.steps, strict=True)], int)
         self.starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]]).astype(int) if chosen else np.zeros(0, int)
         self.sizes = np.array([local(p).numel() for p in self.tensors], float)
@@ -53,7 +56,9 @@ class Picks:
         if not found:
             return np.zeros(0)
         device = found[0].device
-        return torch.cat([part.to(device, torch.float32) for part in found]).double().cpu().numpy()
+        if any(part.dtype != torch.float32 or part.device != device for part in found):
+            found = [part.to(device, torch.float32) for part in found]
+        return torch.cat(found).double().cpu().numpy()
 
     def sums(self, values: Floats, gather: Callable[..., Any] = np.add.reduceat) -> Floats:
         """For each tensor the sum over its elements."""
@@ -74,6 +79,32 @@ def spread(items: Sequence[Any], most: int) -> list[Any]:
     if len(items) <= most:
         return list(items)
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def stride(t: Tensor) -> int:
+    """The distance between the elements that are picked: one that comes by all columns.
+
+    >>> stride(torch.zeros(128, 64)), stride(torch.zeros(5))
+    (9, 1)
+    """
+    step = -(-t.numel() // MOST_ELEMENTS)
+    while math.gcd(step, t.shape[-1] if t.ndim else 1) > 1:
+        step += 1
+    return step
+
+
+@cache
+def places(count: int, most: int) -> Tensor:
+    """At most so many of `count` places, evenly spread but in no step that the data may have too (as images in rows
+    do): multiples of the golden ratio.
+
+    >>> places(3, 4).tolist(), places(100, 4).tolist()
+    ([0, 1, 2], [0, 23, 61, 85])
+    """
+    if count <= most:
+        return torch.arange(count)
+    golden = (math.sqrt(5) - 1) / 2
+    return torch.tensor(sorted({int(i * golden % 1 * count) for i in range(most)}))
 
 
 def local(p: Any) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -73,6 +73,30 @@ class Look:
     noise: float = float("nan")
     layers: Floats = field(default_factory=lambda: np.zeros((0, len(FIELDS))))
 
+    def numbers(self, signals: Signals) -> dict[str, float]:
+        """What was measured at the step itself, by name; norms are estimated from the picked elements."""
+        sizes = np.sqrt(signals.sizes)
+        with np.errstate(all="ignore"):
+            norms, ratios = self.grad * sizes, self.update / self.weight
+            found = {
+                "watch/update_norm": float(np.sqrt(np.square(self.update * sizes).sum())),
+                "watch/update_ratio": float(np.median(ratios[np.array(signals.matrices, bool)])),
+                "watch/descent_cosine": self.momentum,
+                "watch/clip_factor": self.clip,
+                "watch/zero_gradients": float(self.zeros.mean()),
+            }
+        for name, norm, ratio in zip(signals.names, norms.tolist(), ratios.tolist(), strict=True):
+            found |= {f"watch/grad_norm/{name}": norm, f"watch/update_ratio/{name}": ratio}
+        for name, row in zip(signals.layers, self.layers.tolist(), strict=False):
+            of_layer = dict(zip(FIELDS, row, strict=True))
+            found |= {f"watch/{key}/{name}": of_layer[key] for key in ("mean", "scale", "dead", "saturated")}
+        return {name: value for name, value in found.items() if value == value}
+
+    def followed(self) -> dict[str, float]:
+        """What the next step's gradient said of it."""
+        found = {"watch/cosine": self.cosine, "watch/overshoot": self.overshoot, "watch/noise": self.noise}
+        return {name: value for name, value in found.items() if value == value}
+
 
 @dataclass
 class Counts:
@@ -108,7 +132,8 @@ class Signals:
 
     waits: the share of time that went into waiting for data, between looks; not kept for a resumed run, as it is of
         another machine's time
-    names: of the picked tensors; matrices: which of them are matrices; layers: names of those whose input is looked at
+    names: of the picked tensors; matrices: which of them are matrices; sizes: how many elements they have
+    layers: names of those whose input is looked at
     """
 
     steps: Series[Step] = field(default_factory=lambda: Series[Step](RECENT_STEPS))
@@ -119,6 +144,7 @@ class Signals:
     names: list[str] = field(default_factory=list[str])
     layers: list[str] = field(default_factory=list[str])
     matrices: list[bool] = field(default_factory=list[bool])
+    sizes: list[float] = field(default_factory=list[float])
     waits: Series[float] = field(default_factory=lambda: Series[float](RECENT_LOOKS))
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -130,6 +156,15 @@ class Signals:
     def of_looks(self, name: str) -> Floats:
         """One number (or one row) of all kept looks."""
         return np.array([getattr(look, name) for look in self.looks.items], float)
+
+    def measured(self, after: int) -> Iterator[tuple[int, dict[str, float]]]:
+        """What was measured after a step, by step and name: what is kept in a run's record."""
+        weights = {step.step: step.weight for step in self.steps.items[-RECENT_LOOKS:] if step.step > after}
+        for look in self.looks.items:
+            if look.step > after:
+                yield look.step, {"watch/loss_weight": weights.get(look.step, 1.0), **look.numbers(self)}
+            if look.step >= after and look.followed():
+                yield look.step + 1, look.followed()
 
     def arrays(self) -> dict[str, Floats]:
         """The steps and looks as arrays."""

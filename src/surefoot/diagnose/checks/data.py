@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from surefoot.diagnose.checks.found import Found, some
 from surefoot.diagnose.checks.losses import REGRESSION, finite, kind_of
+from surefoot.diagnose.knowledge import sentence
 from surefoot.task.trees import tensors
 
 LARGE = 20.0  # root mean square of a feature from which on it is far from unit scale
@@ -18,7 +19,7 @@ ITEMS = 16  # fewer say nothing of a scale
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)  # pyright: ignore
 
 
-def non_finite(batch: Any, name: str = "the batch") -> list[Found]:
+def non_finite(batch: Any, validation: bool = False) -> list[Found]:
     """NaN and infinity in any tensor of a batch."""
     bad = {
         place: int((~torch.isfinite(t)).sum()) for place, t in tensors(batch) if t.is_floating_point() or t.is_complex()
@@ -26,11 +27,11 @@ def non_finite(batch: Any, name: str = "the batch") -> list[Found]:
     bad = {place: count for place, count in bad.items() if count}
     if not bad:
         return []
-    where = [f"{name} at {place}" if place else name for place in bad]
-    text = (
-        f"{some(where)} hold{'s' if len(where) == 1 else ''} NaN or infinity: clean the data, or leave such items out"
-    )
-    return [Found("non-finite-input", text, tuple(where), dict(zip(where, bad.values(), strict=True)))]
+    name = sentence("validation-batch" if validation else "batch")
+    places = [sentence("at-place", batch=name, place=place) if place else name for place in bad]
+    text = sentence("non-finite" if len(bad) == 1 else "non-finite-places", places=some(places))
+    where = tuple(f"{'val batch' if validation else 'batch'} {place}".strip() for place in bad)
+    return [Found("non-finite-input", text, where, {"non_finite": sum(bad.values())})]
 
 
 def constant_labels(targets: Sequence[Any]) -> list[Found]:
@@ -41,8 +42,9 @@ def constant_labels(targets: Sequence[Any]) -> list[Found]:
     first = parts[0][0]
     if not all(bool((part == first).all()) for part in parts):
         return []
-    text = f"all targets are {first.item():g}: there is nothing to tell apart. Look at how they are read or encoded"
-    return [Found("labels-constant", text, (), {"value": first.item(), "targets": sum(len(part) for part in parts)})]
+    value = first.item()
+    evidence = {"target_low": value, "target_high": value, "targets": sum(len(part) for part in parts)}
+    return [Found("labels-constant", sentence("constant-labels", value=value), (), evidence)]
 
 
 def unscaled_inputs(inputs: Any, model: nn.Module | None = None) -> list[Found]:
@@ -65,10 +67,10 @@ def unscaled_inputs(inputs: Any, model: nn.Module | None = None) -> list[Found]:
         low, high = float(sizes.min()), float(sizes.max())
         if high <= LARGE and high >= SMALL:
             continue
-        name = f"the inputs {place}".strip()
-        text = f"{name} are far from unit scale: the root mean square of a feature is up to {high:.3g}. Subtract each "
-        text += "feature's mean and divide by its standard deviation (of images: the channel's)"
-        return [Found("input-unscaled", text, (place,), {"largest": high, "least": low})]
+        name = sentence("inputs-at-place", place=place) if place else sentence("inputs")
+        text = sentence("unscaled-inputs", inputs=name, high=high)
+        where = (f"inputs {place}".strip(),)
+        return [Found("input-unscaled", text, where, {"feature_size_high": high, "feature_size_low": low})]
     return []
 
 
@@ -82,9 +84,8 @@ def unscaled_targets(targets: Any, loss: Any) -> list[Found]:
     mean, spread = float(values.mean()), float(values.std())
     if spread == 0 or (SMALL <= spread <= LARGE and abs(mean) <= max(LARGE, LARGE * spread)):
         return []
-    text = f"the targets are {mean:.3g} in the mean with a spread of {spread:.3g}, far from unit scale: train on "
-    text += "(target - mean) / spread, and undo that where predictions are used"
-    return [Found("target-unscaled", text, (), {"mean": mean, "spread": spread})]
+    text = sentence("unscaled-targets", mean=mean, spread=spread)
+    return [Found("target-unscaled", text, (), {"target_mean": mean, "target_spread": spread})]
 
 
 def _begins_with_norm(model: nn.Module) -> bool:

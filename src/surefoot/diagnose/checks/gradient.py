@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.diagnose.checks.found import Found, some
+from surefoot.diagnose.knowledge import sentence
 
 
 def without_gradient(model: nn.Module, ignore: tuple[str, ...] = ()) -> list[Found]:
@@ -24,8 +25,9 @@ def without_gradient(model: nn.Module, ignore: tuple[str, ...] = ()) -> list[Fou
     names = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None and name not in ignore]
     if not names:
         return []
-    text = f"no gradient reaches {some(names)}: they are unused, or a detach(), no_grad() or .data cuts them off"
-    return [Found("no-gradient", text, tuple(names), {"parameters": len(names), "of": len(trainable)})]
+    text = sentence("no-gradient", names=some(names))
+    evidence = {"without_gradient": len(names), "trainable": len(trainable)}
+    return [Found("no-gradient", text, tuple(names), evidence)]
 
 
 @torch.no_grad()
@@ -51,6 +53,5 @@ def summed(outputs: Any, targets: Any, loss: Callable[[Any, Any], Any] | None) -
         or abs(whole - mean) < abs(whole) / 4
     ):
         return []
-    text = f"the loss is summed over the {n} items of the batch, so that steps grow with the batch size: take the mean "
-    text += '(reduction="mean"), or return (sum, count)'
-    return [Found("loss-sum", text, (), {"whole": whole, "halves": (first, second), "items": n})]
+    text = sentence("summed-loss", items=n)
+    return [Found("loss-sum", text, (), {"loss_whole": whole, "loss_halves": (first, second), "batch_size": n})]

@@ -18,8 +18,10 @@ from surefoot.diagnose.checks.losses import (
     finite,
     kind_of,
     last_operation,
+    name_of,
     one_unit,
 )
+from surefoot.diagnose.knowledge import sentence
 
 ACTIVATIONS = {"softmax": "softmax", "sigmoid": "sigmoid", "relu": "ReLU", "tanh": "tanh"}  # autograd's names: ours
 RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, float("inf")), "softplus": (0.0, float("inf"))}
@@ -36,24 +38,19 @@ def activation(outputs: Any, loss: Any) -> list[Found]:
         return []
     kind, made_by = kind_of(loss), last_operation(outputs)
     name = ACTIVATIONS.get(made_by)
-    evidence = {"last operation": made_by, "loss": kind}
+    ours, theirs = {"last_operation": made_by}, {"loss_kind": name_of(kind)}
     if one_unit(outputs):
-        text = "a softmax over one unit is always 1: use a sigmoid, or "
-        return [
-            Found("output-activation", text + "BCEWithLogitsLoss on the raw output", (), {**evidence, "outputs": 1})
-        ]
+        return [Found("output-activation", sentence("softmax-of-one"), (), {**ours, "outputs": 1})]
     if kind == CROSS_ENTROPY and outputs.ndim > 1 and outputs.shape[1] == 1:
-        text = "cross-entropy over one output is always 0: give it an output for each class, or use BCEWithLogitsLoss"
-        return [Found("output-activation", text, (), {**evidence, "outputs": 1})]
+        return [Found("output-activation", sentence("cross-entropy-of-one"), (), {**theirs, "outputs": 1})]
     if kind in (CROSS_ENTROPY, BCE_LOGITS) and name is not None:
-        text = f"a {name} stands before the {kind}, which works on the raw outputs: remove it from the model"
-        return [Found("output-activation", text, (), evidence)]
+        text = sentence("activation-before-loss", activation=name, loss=sentence(kind))
+        return [Found("output-activation", text, (), {**ours, **theirs})]
     if kind == NLL and outputs.ndim > 1:
         off = finite(torch.logsumexp(classes_first(outputs), 0)).abs()
         if off.numel() and float(off.max()) > 0.01:
-            text = "the negative log-likelihood takes logarithms of probabilities, and these outputs are none: end the "
-            text += "model with log_softmax over the classes, or use CrossEntropyLoss"
-            return [Found("output-activation", text, (), {**evidence, "log of their sum": float(off.max())})]
+            evidence = {**theirs, "log_sum": float(off.max())}
+            return [Found("output-activation", sentence("no-log-probabilities"), (), evidence)]
     return []
 
 
@@ -67,40 +64,29 @@ def labels(outputs: Any, targets: Any, loss: Any) -> list[Found]:
     if not values.numel():
         return []
     low, high = float(values.min()), float(values.max())
-    seen = {"least": low, "greatest": high}
+    seen = {"target_low": low, "target_high": high}
     if kind in (CROSS_ENTROPY, NLL) and not targets.is_floating_point():
         return _indices(outputs, targets, loss)
     if kind == CROSS_ENTROPY and targets.shape == outputs.shape and outputs.ndim > 1:
         sums = finite(classes_first(targets).sum(0))
         if sums.numel() and float(sums.max()) > 1.01 and low >= 0:
-            text = (
-                f"several classes at once (targets that sum to {float(sums.max()):g}) are not for cross-entropy, which "
-            )
-            text += "lets classes compete: use BCEWithLogitsLoss"
-            return [Found("loss-mismatch", text, (), {**seen, "largest sum": float(sums.max())})]
+            text = sentence("several-classes", total=float(sums.max()))
+            return [Found("loss-mismatch", text, (), {**seen, "target_sum": float(sums.max())})]
     if kind in (BCE, BCE_LOGITS) and (low < 0 or high > 1):
-        text = (
-            f"targets from {low:g} to {high:g} are not for {kind}, which needs them in [0, 1]: encode them as 0 and 1"
-        )
+        text = sentence("outside-0-to-1", low=low, high=high, loss=sentence(kind))
         return [Found("loss-mismatch", text, (), seen)]
     if kind in REGRESSION and _indices_for(outputs, targets):
-        text = f"class numbers are compared with {outputs.shape[1]} outputs an item by the {kind}: use CrossEntropyLoss"
+        text = sentence("class-numbers-as-values", outputs=outputs.shape[1], loss=sentence(kind))
         return [Found("loss-mismatch", text, (), seen)]
+    if kind in REGRESSION and _one_hot(outputs, targets):
+        return [Found("loss-mismatch", sentence("one-hot-as-values", loss=sentence(kind)), (), seen)]
     if (
         kind == REGRESSION[1]
         and len(values) >= 32
         and {low, high} == {0.0, 1.0}
         and bool(((values == 0) | (values == 1)).all())
     ):
-        text = (
-            "the targets are 0 and 1, and the absolute error is least at the more frequent one: use BCEWithLogitsLoss"
-        )
-        return [Found("loss-mismatch", text, (), seen)]
-    if kind in REGRESSION and _one_hot(outputs, targets):
-        text = (
-            f"the targets are classes (one-hot), and the loss is the {kind}: use CrossEntropyLoss on the class numbers"
-        )
-        return [Found("loss-mismatch", text, (), seen)]
+        return [Found("loss-mismatch", sentence("bits-by-absolute-error"), (), seen)]
     return []
 
 
@@ -111,9 +97,11 @@ def _indices(outputs: Tensor, targets: Tensor, loss: Any) -> list[Found]:
     if not counted.numel() or (int(counted.min()) >= 0 and int(counted.max()) < count):
         return []
     low, high = int(counted.min()), int(counted.max())
-    text = f"the labels go from {low} to {high}, but there are {count} outputs, so 0 to {count - 1} are meant: "
-    text += "number the classes from 0" if high - low < count else "give the model an output for each class"
-    return [Found("loss-mismatch", text, (), {"least": low, "greatest": high, "outputs": count})]
+    text = sentence(
+        "labels-not-from-0" if high - low < count else "too-few-outputs",
+        low=low, high=high, outputs=count, last=count - 1,
+    )  # fmt: skip
+    return [Found("loss-mismatch", text, (), {"target_low": low, "target_high": high, "outputs": count})]
 
 
 def _indices_for(outputs: Tensor, targets: Tensor) -> bool:
@@ -142,10 +130,9 @@ def reach(outputs: Any, targets: Any, loss: Any) -> list[Found]:
     beyond = float(((values < low) | (values > high)).float().mean()) if values.numel() else 0.0
     if beyond <= FEW:
         return []
-    text = f"{beyond:.0%} of the targets lie outside [{low:g}, {high:g}], which is all that a {made_by} at the model's "
-    text += "end can produce: remove it, or scale the targets"
-    evidence = {"share outside": beyond, "least": float(values.min()), "greatest": float(values.max())}
-    return [Found("output-range", text, (), {**evidence, "last operation": made_by})]
+    text = sentence("out-of-reach", share=beyond, low=low, high=high, operation=made_by)
+    seen = {"target_low": float(values.min()), "target_high": float(values.max())}
+    return [Found("output-range", text, (), {"out_of_reach": beyond, **seen, "last_operation": made_by})]
 
 
 def shapes(outputs: Any, targets: Any, loss: Any) -> list[Found]:
@@ -155,8 +142,5 @@ def shapes(outputs: Any, targets: Any, loss: Any) -> list[Found]:
     ours, theirs = tuple(outputs.shape), tuple(targets.shape)
     if ours == theirs or not outputs.numel() or not targets.numel() or _indices_for(outputs, targets):
         return []
-    text = (
-        f"outputs {list(ours)} and targets {list(theirs)} have different shapes, and the loss compares each with each: "
-    )
-    text += "give both the same shape, such as targets.unsqueeze(1) or outputs.squeeze(1)"
-    return [Found("shape-broadcast", text, (), {"outputs": ours, "targets": theirs})]
+    text = sentence("different-shapes", outputs=list(ours), targets=list(theirs))
+    return [Found("shape-broadcast", text, (), {"output_shape": ours, "target_shape": theirs})]

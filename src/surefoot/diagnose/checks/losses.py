@@ -30,6 +30,7 @@ KINDS: dict[Any, str] = {
     nn.SmoothL1Loss: REGRESSION[3],
     F.smooth_l1_loss: REGRESSION[3],
 }
+NAMES = {kind: loss.__name__ for loss, kind in KINDS.items() if isinstance(loss, type)}
 KERNELS = {
     "NllLoss": NLL, "NllLoss2D": NLL, "NllLossNd": NLL, "BinaryCrossEntropy": BCE,
     "BinaryCrossEntropyWithLogits": BCE_LOGITS, "MseLoss": REGRESSION[0], "HuberLoss": REGRESSION[2],
@@ -93,6 +94,15 @@ def kind_of(loss: Any) -> str:
         return KINDS.get(loss, "")
     except TypeError:  # unhashable
         return ""
+
+
+def name_of(kind: str) -> str:
+    """A kind of loss by its name in torch, which is the same in all languages.
+
+    >>> name_of("squared error")
+    'MSELoss'
+    """
+    return NAMES.get(kind, kind)
 
 
 def last_operation(outputs: Any) -> str:

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from surefoot.diagnose.checks.found import Found, some
-from surefoot.diagnose.checks.losses import kind_of
+from surefoot.diagnose.checks.losses import kind_of, name_of
+from surefoot.diagnose.knowledge import sentence
 
 
 def left_out(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Found]:
@@ -23,10 +24,11 @@ def left_out(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Found]:
         return []
     own = {id(p) for p in model.parameters()}
     strange = sum(id(p) not in own for group in optimizer.param_groups for p in group["params"])
-    stale = f"; it holds {strange} that are not the model's, perhaps of a copy of it" if strange else ""
     share = sum(trainable[name].numel() for name in names) / max(sum(p.numel() for p in trainable.values()), 1)
-    text = f"the optimizer does not hold {some(names)}{stale}: build it from the model as it is trained"
-    evidence = {"parameters": len(names), "of": len(trainable), "share of values": share, "not the model's": strange}
+    text = sentence("not-held", names=some(names))
+    if strange:
+        text = sentence("holds-others", names=some(names), others=strange)
+    evidence = {"not_held": len(names), "trainable": len(trainable), "not_held_share": share, "strange": strange}
     return [Found("not-in-optimizer", text, tuple(names), evidence)]
 
 
@@ -38,9 +40,10 @@ def frozen(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Found]:
     missed = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
     if not total or (still < total and not (still > total / 2 and missed)):
         return []
-    text = f"{still} of the {total} values that the optimizer holds are frozen (requires_grad=False)"
-    text += f", and it lacks {some(missed)}" if missed else ": there is nothing to train"
-    return [Found("frozen-in-optimizer", text, tuple(missed), {"frozen values": still, "values": total})]
+    text = sentence("all-frozen", still=still, total=total)
+    if missed:
+        text = sentence("mostly-frozen", still=still, total=total, names=some(missed))
+    return [Found("frozen-in-optimizer", text, tuple(missed), {"frozen_values": still, "held_values": total})]
 
 
 def without_rate(optimizer: torch.optim.Optimizer) -> list[Found]:
@@ -48,12 +51,13 @@ def without_rate(optimizer: torch.optim.Optimizer) -> list[Found]:
     rates = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups if "lr" in group]
     if not rates or any(rates):
         return []
-    return [Found("lr-zero", "the learning rate is 0: nothing will be learned", (), {"lr": rates})]
+    return [Found("lr-zero", sentence("rate-of-0"), (), {"lr": rates})]
 
 
 def uphill(optimizer: torch.optim.Optimizer, loss: Any) -> list[Found]:
     """`maximize=True` with a loss that is to be small. Of a function of one's own nobody knows what it is to be."""
-    if not kind_of(loss) or not any(group.get("maximize") for group in optimizer.param_groups):
+    kind = kind_of(loss)
+    if not kind or not any(group.get("maximize") for group in optimizer.param_groups):
         return []
-    text = f"maximize=True goes up the {kind_of(loss)}, which is to be small: leave it out"
-    return [Found("sign-flipped", text, (), {"maximize": True, "loss": kind_of(loss)})]
+    text = sentence("maximizes", loss=sentence(kind))
+    return [Found("sign-flipped", text, (), {"maximize": True, "loss_kind": name_of(kind)})]

@@ -33,6 +33,11 @@ class Words:
         return self.en if language == "en" else self.zh
 
 
+def said(part: Any, language: str) -> Any:
+    """Part of a text: `Words` in this language, all else as it is."""
+    return part(language) if isinstance(part, Words) else part
+
+
 @dataclass(frozen=True)
 class Remedy:
     """Something to do.
@@ -113,6 +118,11 @@ def _signals() -> Mapping[str, Words]:
     return {name: _words(text) for name, text in _read("signals.toml").items()}
 
 
+@cache
+def _sentences() -> Mapping[str, Words]:
+    return {key: _words(text) for key, text in _read("checks.toml").items()}
+
+
 def cause(code: str) -> Cause:
     """The page on a cause. UserError for one that is none."""
     if code not in _causes():
@@ -152,6 +162,21 @@ def symptoms() -> Sequence[str]:
 def signal(name: str) -> Words:
     """What a number in the evidence is called."""
     return _signals().get(name) or Words(name.replace("_", " "), name.replace("_", " "))
+
+
+def sentence(key: str, /, **fields: Any) -> Words:
+    """What an exact check says, with its fields filled in; those that are `Words` in the sentence's language.
+
+    >>> sentence("maximizes", loss=sentence("squared error"))("zh")
+    'maximize=True 使损失（平方误差）上升，而它应当变小：去掉 maximize=True'
+    """
+    template = _sentences()[key]
+    return Words(
+        *(
+            template(language).format(**{name: said(value, language) for name, value in fields.items()})
+            for language in LANGUAGES
+        )
+    )
 
 
 @cache

@@ -1,0 +1,66 @@
+"""Steps whose numbers are still to be read: they may be on a device, which is waited for once for many of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import isfinite
+
+from torch import Tensor
+
+from surefoot.watch.passed import NAN, Passed, numbers
+from surefoot.watch.signals import Signals, Step
+
+MOST = 16  # steps that are read together
+BROKEN = 4  # steps without a finite loss whose data are looked at in any case
+
+
+class Unread:
+    """Takes the numbers of steps, and writes them to the signals when they are read; at once, if none is on a device.
+
+    Args:
+        broken: is shown the pass of a step whose loss is no finite number
+    """
+
+    def __init__(self, signals: Signals, broken: Callable[[Passed], None]) -> None:
+        self.signals, self._broken = signals, broken
+        self._steps: list[tuple[int, Sequence[Passed], float, Tensor | float, int, float]] = []
+
+    def add(
+        self, step: int, passes: Sequence[Passed], lr: float, norm: Tensor | float, backwards: int, clip: float
+    ) -> None:
+        if not isinstance(norm, Tensor) and not self._steps and not any(isinstance(one.loss, Tensor) for one in passes):
+            losses = [float(one.loss) for one in passes]
+            self._take(Step(step, _mean(losses), lr, norm, _weight(passes), backwards, clip), passes)
+            return
+        for one in passes:
+            one.outputs = None
+            if one.large:
+                one.inputs = one.targets = None
+        self._steps.append((step, passes, lr, norm, backwards, clip))
+        if len(self._steps) >= MOST:
+            self.read()
+
+    def read(self) -> None:
+        """Read all that are waiting."""
+        steps, self._steps = self._steps, []
+        values = iter(numbers([x for _, passes, _, norm, _, _ in steps for x in (*(p.loss for p in passes), norm)]))
+        for step, passes, lr, _, backwards, clip in steps:
+            losses = [next(values) for _ in passes]
+            self._take(Step(step, _mean(losses), lr, next(values), _weight(passes), backwards, clip), passes)
+
+    def _take(self, step: Step, passes: Sequence[Passed]) -> None:
+        self.signals.steps.append(step)
+        if passes and not isfinite(step.loss):
+            self.signals.counts.add("broken_losses", step.step)
+            if self.signals.counts.broken_losses <= BROKEN:
+                self._broken(passes[-1])
+
+
+def _mean(losses: Sequence[float]) -> float:
+    return sum(losses) / len(losses) if losses else NAN
+
+
+def _weight(passes: Sequence[Passed]) -> float:
+    """The gradient that reached the last loss."""
+    weight = passes[-1].weight if passes else None
+    return NAN if weight is None else float(weight)
