@@ -65,7 +65,7 @@ def circles() -> Data:
 
 
 @functools.cache
-def churn(rows: int = 2000) -> Data:
+def churn() -> Data:
     """Four kinds of customer, twenty columns of which twelve say something."""
     x, y = datasets.make_classification(
         3000, 20, n_informative=12, n_classes=4, class_sep=1.4, flip_y=0.02, random_state=3
@@ -113,7 +113,9 @@ def demand() -> Data:
     """Windows of 24 hours of electric load, standardised, [N, 24, 1], and the hour that follows, [N, 1]."""
     r = np.random.RandomState(6)
     hour = np.arange(2700)
-    load = np.sin(hour * 2 * np.pi / 24) + 0.5 * np.sin(hour * 2 * np.pi / 12 + 1) + 0.6 * np.sin(hour * 2 * np.pi / 168)
+    load = (
+        np.sin(hour * 2 * np.pi / 24) + 0.5 * np.sin(hour * 2 * np.pi / 12 + 1) + 0.6 * np.sin(hour * 2 * np.pi / 168)
+    )
     drift = np.zeros(2700)
     for i in range(1, 2700):
         drift[i] = 0.9 * drift[i - 1] + r.normal(0, 0.12)
@@ -127,9 +129,9 @@ def demand() -> Data:
 def shapes() -> Data:
     """Discs, squares, crosses and rings in noise, [N, 1, 16, 16]."""
     r = np.random.RandomState(7)
-    n, (i, j) = 2000, np.mgrid[:16, :16]
+    n, (i, j) = 2600, np.mgrid[:16, :16]
     kind = r.randint(0, 4, n)
-    images = r.normal(0, 0.35, (n, 16, 16))
+    images = r.normal(0, 0.25, (n, 16, 16))
     for image, k in zip(images, kind, strict=True):
         a, b, s = r.uniform(5, 10), r.uniform(5, 10), r.uniform(3, 4.6)
         far = np.hypot(i - a, j - b)
@@ -137,7 +139,7 @@ def shapes() -> Data:
         cross = box & ((abs(i - a) < 1.2) | (abs(j - b) < 1.2))
         image += [disc, box, cross, disc & (far > s - 1.6)][k]
     x = _float(images)[:, None]
-    return cut((x - x.mean()) / x.std(), torch.as_tensor(kind), 1500)
+    return cut((x - x.mean()) / x.std(), torch.as_tensor(kind), 2000)
 
 
 @functools.cache
@@ -153,7 +155,7 @@ def prose() -> tuple[Tensor, Tensor, int]:
     folder = resources.files("sklearn.datasets") / "descr"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".rst")), key=lambda file: file.name)
     text = "".join(file.read_text(encoding="utf-8").lower() for file in files)
-    text = "".join(c if c.isascii() and c.isalnum() or c in " .,-\n:" else " " for c in text)
+    text = "".join(c if (c.isascii() and c.isalnum()) or c in " .,-\n:" else " " for c in text)
     text = " ".join(text.split())
     names = sorted(set(text))
     ids = torch.tensor([names.index(c) for c in text])
@@ -203,8 +205,8 @@ def clicks() -> Data:
     x = torch.stack([torch.randint(0, s, (n,), generator=g) for s in sizes], 1)
     tables = [torch.randn(s, 3, generator=g) for s in sizes]
     a, b, c, d = (t[x[:, k]] for k, t in enumerate(tables))
-    logit = 1.2 * (a * d).sum(1) + b[:, 0] + c[:, 0] + 0.5 * (b * c).sum(1)
-    return cut(x, (torch.rand(n, generator=g) < logit.mul(1.5).sigmoid()).float(), 4000)
+    logit = 0.5 * (a * d).sum(1) + a[:, 0] + b[:, 0] + c[:, 0] + d[:, 0] + (b * c).sum(1)
+    return cut(x, (torch.rand(n, generator=g) < logit.mul(4).sigmoid()).float(), 4000)
 
 
 def sorting(size: int, length: int = 8, kinds: int = 12) -> tuple[Tensor, Tensor]:
@@ -339,6 +341,11 @@ class Sorter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.body(self.word(x) + self.place))
+
+
+def poisson(log_rate: Tensor, y: Tensor) -> Tensor:
+    """The deviance: zero for a perfect forecast."""
+    return (log_rate.exp() - y - torch.xlogy(y, log_rate.exp() / y.clamp(min=1))).mean() * 2
 
 
 def by_token(logits: Tensor, y: Tensor) -> Tensor:

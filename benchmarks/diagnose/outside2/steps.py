@@ -8,37 +8,51 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.diagnose.outside2 import parts
 from benchmarks.diagnose.outside.registry import Watch, faulty
+from benchmarks.diagnose.outside2 import parts
 
 
 @faulty(
-    "2 all of the model in bfloat16 at a fine rate",
-    family="churn",
+    "2 sharpness-aware step undone",
+    family="moons",
     causes="step-without-effect",
-    symptoms="slow-convergence plateau no-op-step loss-not-decreasing",
+    symptoms="loss-not-decreasing plateau no-op-step",
 )
-def pure_bfloat16(watch: Watch, seed: int, mended: bool) -> float:
-    """`model.to(torch.bfloat16)` to save memory: an update of 1e-4 is less than half a unit in the last place."""
+def sharpness_aware_undone(watch: Watch, seed: int, mended: bool) -> float:
+    """Weights are saved, moved uphill for a second gradient, and put back - after the optimizer's step, not before."""
     torch.manual_seed(seed)
-    data = parts.churn()
-    kind = torch.float32 if mended else torch.bfloat16
-    model = parts.mlp(20, 64, 64, 4).to(kind)
-    with torch.no_grad():  # weights of a model that was trained to a larger scale, as checkpoints have them
-        for layer in (model[0], model[2]):
-            layer.weight *= 2
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=0.0)
-    w = watch(model, optimizer)
-    for _ in range(8):
+    data = parts.moons()
+    model = parts.mlp(2, 32, 32, 2)
+    params = list(model.parameters())
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(params, lr=0.1, momentum=0.9)
+    w = watch(model, optimizer, loss=criterion)
+
+    def restore(saved: list[torch.Tensor]) -> None:
+        with torch.no_grad():
+            for p, old in zip(params, saved, strict=True):
+                p.copy_(old)
+
+    for _ in range(3):
         for x, y in parts.loader(data.x, data.y):
-            out = model(x.to(kind))
-            loss = F.cross_entropy(out.float(), y)
-            w.observe(loss=loss, outputs=out, targets=y, inputs=x)
             optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            criterion(model(x), y).backward()
+            saved = [p.detach().clone() for p in params]
+            with torch.no_grad():
+                norm = torch.stack([p.grad.norm() for p in params]).norm() + 1e-12
+                for p in params:
+                    p += 0.02 * p.grad / norm
+            optimizer.zero_grad()
+            criterion(model(x), y).backward()
+            if mended:
+                restore(saved)
+                optimizer.step()
+            else:
+                optimizer.step()
+                restore(saved)
+        w.validated(loss=parts.score(model, criterion, data.xv, data.yv))
     w.close()
-    return parts.score(model, F.cross_entropy, data.xv.to(kind), data.yv)
+    return parts.score(model, criterion, data.xv, data.yv)
 
 
 @faulty(
@@ -103,38 +117,13 @@ def clip_value_scaled(watch: Watch, seed: int, mended: bool) -> float:
 
 
 @faulty(
-    "2 optimizer.step without its brackets",
-    family="genres",
-    causes="not-stepped",
-    symptoms="loss-not-decreasing no-op-step plateau",
-)
-def step_without_brackets(watch: Watch, seed: int, mended: bool) -> float:
-    """`optimizer.step` as a statement is no error, and does nothing."""
-    torch.manual_seed(seed)
-    data = parts.genres()
-    model = parts.mlp(20, 48, 6)
-    criterion = nn.MultiLabelSoftMarginLoss()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    w = watch(model, optimizer, loss=criterion)
-    for _ in range(5):
-        for x, y in parts.loader(data.x, data.y):
-            optimizer.zero_grad()
-            criterion(model(x), y).backward()
-            optimizer.step  # noqa: B018
-            if mended:
-                optimizer.step()
-    w.close()
-    return parts.score(model, criterion, data.xv, data.yv)
-
-
-@faulty(
     "2 more batches to gather than an epoch has",
     family="graphs",
     causes="not-stepped",
     symptoms="loss-not-decreasing no-op-step plateau",
 )
 def accumulation_never_full(watch: Watch, seed: int, mended: bool) -> float:
-    """Steps each 64 batches, counted within an epoch of 37, and cleared when the epoch begins: no step is ever taken."""
+    """Steps each 64 batches, counted within an epoch of 37, and cleared when the epoch begins: no step is taken."""
     torch.manual_seed(seed)
     a, x, y, n = parts.graphs()
     model = parts.mlp(48, 64, 1)
@@ -181,51 +170,6 @@ def rate_below_zero(watch: Watch, seed: int, mended: bool) -> float:
             optimizer.step()
         scheduler.step()
         w.validated(loss=parts.score(model, criterion, data.xv, data.yv))
-    w.close()
-    return parts.score(model, criterion, data.xv, data.yv)
-
-
-class _Reverse(torch.autograd.Function):
-    """The gradient reversal of domain-adversarial training."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return -grad
-
-
-@faulty(
-    "2 gradient reversal left on the main branch",
-    family="spectra",
-    causes="sign-flipped",
-    symptoms="diverging loss-not-decreasing exploding-gradient plateau slow-convergence loss-oscillating",
-)
-def reversal_left_in(watch: Watch, seed: int, mended: bool) -> float:
-    """Code without a domain branch keeps its reversal layer: the encoder climbs while the head descends."""
-    torch.manual_seed(seed)
-    data = parts.spectra()
-
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.encoder, self.decoder = parts.mlp(48, 32, 8), parts.mlp(8, 32, 48)
-
-        def forward(self, x):
-            z = self.encoder(x)
-            return self.decoder(z if mended else _Reverse.apply(z))
-
-    model = Net()
-    criterion = nn.MSELoss()
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    w = watch(model, optimizer, loss=criterion)
-    for _ in range(5):
-        for x, y in parts.loader(data.x, data.y):
-            optimizer.zero_grad()
-            criterion(model(x), y).backward()
-            optimizer.step()
     w.close()
     return parts.score(model, criterion, data.xv, data.yv)
 

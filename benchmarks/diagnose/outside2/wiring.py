@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from benchmarks.diagnose.outside2 import parts
 from benchmarks.diagnose.outside.registry import Watch, faulty
+from benchmarks.diagnose.outside2 import parts
 
 
 @faulty(
@@ -35,37 +34,6 @@ def zero_features_only(watch: Watch, seed: int, mended: bool) -> float:
         model.train()
     w.close()
     return parts.score(model, criterion, data.xv, data.yv)
-
-
-@faulty(
-    "2 zero_grad inside the condition of the log",
-    family="counts",
-    causes="grad-not-cleared",
-    symptoms="loss-oscillating diverging exploding-gradient slow-convergence loss-not-decreasing",
-)
-def zero_when_logging(watch: Watch, seed: int, mended: bool) -> float:
-    """The line slipped one block to the right: gradients are cleared where the loss is printed, each 20 steps."""
-    torch.manual_seed(seed)
-    data = parts.counts()
-    net = parts.mlp(6, 48, 1)
-    criterion = nn.PoissonNLLLoss()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
-    history = []
-    w = watch(net, optimizer, loss=criterion)
-    step = 0
-    for _ in range(5):
-        for x, y in parts.loader(data.x, data.y):
-            loss = criterion(net(x), y)
-            loss.backward()
-            optimizer.step()
-            if step % 20 == 0:
-                history.append(loss.item())
-                optimizer.zero_grad()
-            if mended:
-                optimizer.zero_grad()
-            step += 1
-    w.close()
-    return parts.score(net, criterion, data.xv, data.yv)
 
 
 class _ListedClicks(parts.ClickNet):
@@ -103,50 +71,6 @@ def embeddings_from_lists(watch: Watch, seed: int, mended: bool) -> float:
     return parts.score(model, criterion, data.xv, data.yv)
 
 
-class _FourierBeat(nn.Module):
-    """A learnt filter, then magnitudes of its spectrum, then a classifier."""
-
-    def __init__(self, by_numpy: bool) -> None:
-        super().__init__()
-        self.by_numpy = by_numpy
-        self.filter = nn.Conv1d(1, 8, 9, padding=4)
-        self.scale = nn.BatchNorm1d(8 * 33)
-        self.head = nn.Linear(8 * 33, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.filter(x).tanh()
-        if self.by_numpy:
-            s = torch.from_numpy(abs(__import__("numpy").fft.rfft(h.detach().numpy()))).float()
-        else:
-            s = torch.fft.rfft(h).abs()
-        return self.head(self.scale(s.log1p().flatten(1)))
-
-
-@faulty(
-    "2 spectrum taken by numpy inside forward",
-    family="beats",
-    causes="no-gradient",
-    symptoms="silent slow-convergence plateau",
-)
-def spectrum_by_numpy(watch: Watch, seed: int, mended: bool) -> float:
-    """`Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead` - and so it was done."""
-    torch.manual_seed(seed)
-    data = parts.beats()
-    model = _FourierBeat(not mended)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    w = watch(model, optimizer)
-    for _ in range(3):
-        for x, y in parts.loader(data.x, data.y):
-            out = model(x)
-            loss = F.cross_entropy(out, y)
-            w.observe(loss=loss, outputs=out, targets=y, inputs=x)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    w.close()
-    return parts.score(model, F.cross_entropy, data.xv, data.yv)
-
-
 @faulty(
     "2 decay groups by name miss the recurrent layer",
     family="prose",
@@ -163,7 +87,9 @@ def groups_miss_rnn(watch: Watch, seed: int, mended: bool) -> float:
         decay, rest = [p for n, p in named if "weight" in n], [p for n, p in named if "bias" in n]
     else:
         decay, rest = [p for n, p in named if n.endswith("weight")], [p for n, p in named if n.endswith("bias")]
-    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}], 5e-3)
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}], 5e-3
+    )
     w = watch(model, optimizer)
     for _ in range(250):
         x, y = parts.windows(ids, 24, 16)
@@ -235,16 +161,17 @@ def lazy_layer(watch: Watch, seed: int, mended: bool) -> float:
     symptoms="slow-convergence plateau loss-not-decreasing silent",
 )
 def unfreeze_by_wrong_name(watch: Watch, seed: int, mended: bool) -> float:
-    """Head and norms are to be tuned, but the head is called fc, not classifier: with the rest it stays frozen."""
+    """The names of what is to be tuned come from another network: of them only `bn` is found in this one."""
     torch.manual_seed(seed)
     data = parts.shapes()
     model = parts.ShapeNet()
+    tuned = ("bn", "conv2", "fc") if mended else ("bn", "layer2", "classifier")
     for name, p in model.named_parameters():
-        p.requires_grad_("bn" in name or ("fc" if mended else "classifier") in name)
+        p.requires_grad_(any(part in name for part in tuned))
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     w = watch(model, optimizer, loss=criterion)
-    for _ in range(3):
+    for _ in range(4):
         for x, y in parts.loader(data.x, data.y):
             optimizer.zero_grad()
             criterion(model(x), y).backward()

@@ -8,15 +8,17 @@ import numpy as np
 
 from surefoot.watch.signals import Signals
 
+CROSS_ENTROPY = "cross-entropy"
+
 
 def base_rate(signals: Signals) -> float:
     """The loss of a model that knows only how often each target comes: the entropy of the classes, the variance of
     numbers under squared error, that of a normal distribution under absolute error; NaN where it is unknown."""
     kind, data = signals.facts.get("loss_kind", ""), signals.batches.train
-    if signals.facts.get("weighted"):
-        return math.nan
+    if signals.facts.get("weighted"):  # whatever the classes weigh: that of equal probabilities
+        return blank_loss(signals) if kind == CROSS_ENTROPY else math.nan
     scale = float(signals.facts.get("loss_items", 1.0))  # of a summed loss: how many terms
-    if kind in ("cross-entropy", "negative log-likelihood") and data.classes:
+    if kind in (CROSS_ENTROPY, "negative log-likelihood") and data.classes:
         ignored = signals.facts.get("ignore_index", -100)
         counts = np.array([n for value, n in data.classes.items() if value != ignored], float)
         shares = counts / counts.sum() if counts.sum() else counts
@@ -31,4 +33,17 @@ def base_rate(signals: Signals) -> float:
         return float(np.mean(std**2)) * scale
     if kind == "absolute error":
         return float(np.mean(std)) * math.sqrt(2 / math.pi) * scale
+    return math.nan
+
+
+def blank_loss(signals: Signals) -> float:
+    """The loss of outputs that are all 0; NaN where it is unknown."""
+    kind, targets = signals.facts.get("loss_kind", ""), signals.batches.train.targets
+    scale = float(signals.facts.get("loss_items", 1.0))
+    if kind == CROSS_ENTROPY and signals.facts.get("outputs", 0) > 1:
+        return math.log(signals.facts["outputs"]) * scale
+    if kind == "BCE with logits":
+        return math.log(2) * scale
+    if kind == "squared error" and targets.count:
+        return float(np.mean(targets.mean**2 + targets.std**2)) * scale
     return math.nan

@@ -13,7 +13,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from surefoot.diagnose.facts import normalised
 from surefoot.diagnose.inputs import standardised
 from surefoot.diagnose.snapshot import (
     Snapshot,
@@ -26,6 +25,7 @@ from surefoot.diagnose.snapshot import (
     seeded,
     unchanged,
 )
+from surefoot.diagnose.structure import normalised
 from surefoot.diagnose.trials import Probe, Start, Trial, squashed
 from surefoot.errors import UserError
 from surefoot.optim import Optimizer as Ours

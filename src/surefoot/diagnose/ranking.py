@@ -54,9 +54,11 @@ def _place(claim: Claim) -> tuple[bool, bool, int]:
 
 
 def _brings(root: Claim, other: Claim) -> bool:
-    """Whether one cause brings the other about. A fact is no consequence of a conclusion; and what was there before the
-    first step is none of what steps do."""
+    """Whether one cause brings the other about. A fact is no consequence of a conclusion, nor what costs one of what is
+    only good to know; and what was there before the first step is none of what steps do."""
     if other.cause not in knowledge.cause(root.cause).consequences or (other.certain and not root.certain):
+        return False
+    if root.severity == "info" and other.severity != "info":
         return False
     of_steps = knowledge.cause(root.cause).group == "rate"
     return not (of_steps and other.cause in BEFORE and other.first_step == 0)

@@ -93,7 +93,7 @@ class Reading:
     @cached_property
     def reference(self) -> float:
         """What the loss must be below to show that anything was learnt: the base rate, or where the loss began."""
-        return self.base if math.isfinite(self.base) and self.base > 1e-6 * abs(self.start) else self.start
+        return self.base if math.isfinite(self.base) and self.base > 1e-12 * abs(self.start) else self.start
 
     @cached_property
     def learned(self) -> float:

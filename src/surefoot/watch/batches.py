@@ -41,7 +41,7 @@ class Moments:
     high: float = float("-inf")
     broken: int = 0
     batches: int = 0
-    odd: int = 0  # batches far larger than those before, which are not added
+    odd: int = 0  # batches far larger than those before, or with items far larger than the rest; these are not added
 
     def add(self, rows: Tensor) -> None:
         """Rows `[items, features]`."""
@@ -54,6 +54,12 @@ class Moments:
         if not rows.numel() or (self.count and np.size(self.total) != rows.shape[1]):
             return
         part: Floats = rows.double().cpu().numpy()
+        energy = np.square(part).mean(1)
+        usual = float(np.sort(energy)[len(energy) // 2])
+        outliers = energy > ODD**2 * usual
+        if usual and outliers.any() and len(part) >= 4:  # single items that are far larger than the rest
+            self.odd += 1
+            part = part[~outliers]
         total, squares = part.sum(0), np.square(part).sum(0)
         if self.batches >= USUAL and squares.mean() / len(part) > ODD**2 * np.mean(self.squares) / self.count:
             self.odd += 1

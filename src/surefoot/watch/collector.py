@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from surefoot.optim.places import modules
 from surefoot.watch.due import Due
 from surefoot.watch.glance import Glance
 from surefoot.watch.light import Light
@@ -21,7 +22,7 @@ from surefoot.watch.signals import Signals
 from surefoot.watch.tracked import Tracked
 from surefoot.watch.unread import Unread
 from surefoot.watch.validations import Validations
-from surefoot.watch.wiring import compiled, moody, named
+from surefoot.watch.wiring import compiled, moody, named, plain
 
 DENSE = 32  # steps whose data are all looked at
 CLOSELY = 48  # steps that are all watched closely; of later ones some are, and of the others only the loss
@@ -261,6 +262,9 @@ class Collector:
         missing = {name for name, p in self._named if p.grad is None and id(p) in held}
         key = f"without {self.tracked.index(each)}"
         facts[key] = sorted(missing if key not in facts else missing & set(facts[key]))
+        if self.glance.layers is not None:
+            owners = {name.rpartition(".")[0] for name in facts[key]} - {name for name, _ in self.glance.layers.layers}
+            self.glance.layers.others = {plain(n): m for n, m in modules(self.model) if plain(n) in owners}
 
     def _after_step(self, each: Tracked) -> Callable[..., None]:
         def after() -> None:

@@ -38,6 +38,7 @@ class Glance:
         self.due = Due(self.every)
         self.on = False
         self._last: tuple[Look, Floats, Floats, float] | None = None  # the look before, its gradient and update
+        self._old: Floats | None = None  # the weights before that look's step
         self._before: Floats | None = None  # the weights before the step
         self._gradient: Floats | None = None
         self._clip = NAN
@@ -87,8 +88,15 @@ class Glance:
     @torch.no_grad()
     def before(self) -> None:
         """The step is to come."""
-        if self._before is None:
-            self._before = self.picks.values() if self.on else np.zeros(0)
+        if self._before is not None:  # several optimizers step
+            return
+        self._before = self.picks.values() if self.on or self._old is not None else np.zeros(0)
+        if self._old is not None and self._last is not None:
+            look, _, update, _ = self._last
+            moved = update != 0
+            if moved.any():
+                look.undone = float((self._before == self._old)[moved].mean())
+        self._old = None
 
     @torch.no_grad()
     def complete(self) -> None:
@@ -109,7 +117,7 @@ class Glance:
         """The step is taken."""
         gradient, weights, self._before, self._gradient = self._gradient, self._before, None, None
         if gradient is None or weights is None:  # no step
-            self._last = None
+            self._last = self._old = None
             return
         if self._last is not None:
             self._follow(gradient)
@@ -130,19 +138,22 @@ class Glance:
         self.signals.looks.append(look)
         with np.errstate(all="ignore"):
             self._last = (look, gradient, update, _dot(gradient, update))
+        self._old = weights
 
     def arrays(self) -> dict[str, Floats]:
         """What is to be kept of a look that the next step's gradient is still to complete."""
         if self._last is None:
             return {}
         _, gradient, update, _ = self._last
-        return {"last gradient": gradient, "last update": update}
+        weights = {} if self._old is None else {"last weights": self._old}
+        return {"last gradient": gradient, "last update": update, **weights}
 
     def load(self, arrays: Mapping[str, Floats]) -> None:
         """Take up what `arrays` gave; the signals are there already."""
         if "last gradient" in arrays:
             gradient, update = arrays["last gradient"], arrays["last update"]
             self._last = (self.signals.looks.items[-1], gradient, update, _dot(gradient, update))
+            self._old = arrays.get("last weights")
 
     def _follow(self, gradient: Floats) -> None:
         """What the next gradient says of a step."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from surefoot.optim.places import modules
 from surefoot.watch.graph import SELECTING, behind, operation
 from surefoot.watch.picks import Floats, Singles, places, spread
 
@@ -38,11 +39,10 @@ class Layers:
     """Looks at what enters layers, where it is switched on."""
 
     def __init__(self, model: nn.Module) -> None:
-        every: list[tuple[str, nn.Module]] = [
-            (name, part) for name, part in cast("Any", model).named_modules() if isinstance(part, KINDS)
-        ]
+        every: list[tuple[str, nn.Module]] = [(name, part) for name, part in modules(model) if isinstance(part, KINDS)]
         self.layers: list[tuple[str, nn.Module]] = spread(every, MOST_LAYERS)
         self.seen: dict[str, tuple[str, Singles]] = {}
+        self.others: dict[str, nn.Module] = {}  # of which only whether they run is of interest
         self.ran: set[str] = set()
         self._handles: list[RemovableHandle] = []
 
@@ -51,6 +51,8 @@ class Layers:
         self.seen = {}
         if not self._handles:
             self._handles = [part.register_forward_pre_hook(self._hook(name)) for name, part in self.layers]
+            for name, part in self.others.items():
+                self._handles.append(part.register_forward_pre_hook(self._noting(name)))
 
     def table(self) -> Floats:
         """What was seen of each layer, `[layers, fields]`; NaN of those that did not run."""
@@ -59,9 +61,9 @@ class Layers:
         for i, (name, _) in enumerate(self.layers):
             if name in self.seen:
                 alike.setdefault(self.seen[name][1].shape, []).append(i)
-        for places in alike.values():  # those of one shape together: a third of the time
-            found = [self.seen[self.layers[i][0]] for i in places]
-            table[places] = measured(np.array([rows for _, rows in found], np.float64), [made for made, _ in found])
+        for same in alike.values():  # those of one shape together: a third of the time
+            found = [self.seen[self.layers[i][0]] for i in same]
+            table[same] = measured(np.array([rows for _, rows in found], np.float64), [made for made, _ in found])
         return table
 
     def end(self) -> None:
@@ -69,6 +71,9 @@ class Layers:
         for handle in self._handles:
             handle.remove()
         self._handles, self.seen = [], {}
+
+    def _noting(self, name: str) -> Callable[..., None]:
+        return lambda *_: self.ran.add(name)
 
     def _hook(self, name: str) -> Any:
         def look(module: nn.Module, args: tuple[Any, ...]) -> None:

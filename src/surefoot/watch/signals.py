@@ -57,6 +57,8 @@ class Look:
     for a step that is short, 0 for one to the bottom, below 0 for one beyond it
     momentum: cosine between update and the descent direction (minus gradient)
     clip: what clipping multiplied gradients by; NaN if unknown
+    noise: how much this gradient and the next one differ, relative to their sizes
+    undone: the share of elements that had moved and were back where they had been before the next step
     layers: what entered the layers, `[layers, fields]`
     """
 
@@ -71,6 +73,7 @@ class Look:
     momentum: float = float("nan")
     clip: float = float("nan")
     noise: float = float("nan")
+    undone: float = float("nan")
     layers: Floats = field(default_factory=lambda: np.zeros((0, len(FIELDS))))
 
     def numbers(self, signals: Signals) -> dict[str, float]:

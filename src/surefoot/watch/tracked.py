@@ -44,7 +44,8 @@ class Tracked:
             self.accumulated = True
             reached()
 
-        self._handles = [p.register_post_accumulate_grad_hook(came) for p in self.sentinels]
+        learn = [p for p in self.sentinels if p.requires_grad]  # they may have been frozen since
+        self._handles = [p.register_post_accumulate_grad_hook(came) for p in learn]
         self.versions = self._versions()
 
     def detach(self) -> None:

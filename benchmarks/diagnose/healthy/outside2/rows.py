@@ -70,7 +70,7 @@ def source() -> tuple[Tensor, int]:
 
 
 def homes(rows: int) -> tuple[Tensor, Tensor]:
-    """Made like the Californian table: income, age, rooms, people, latitude, longitude in own units; price in 100 000."""
+    """Made like the Californian table: income, age, rooms, people, latitude, longitude; price in 100 000."""
     income = torch.empty(rows).log_normal_(1.2, 0.45)
     age, rooms = torch.rand(rows) * 51 + 1, torch.empty(rows).log_normal_(1.65, 0.25)
     people = torch.empty(rows).log_normal_(7.0, 0.7)

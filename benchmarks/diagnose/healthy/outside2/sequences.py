@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -73,7 +71,7 @@ def keywords(watch: Watch, seed: int) -> Outcome:
     """A language model called by keywords on a dict, whose loss comes back in a dict; tied, warmed up, then cosine."""
     torch.manual_seed(seed)
     text, letters = source()
-    starts, starts2 = torch.randint(0, 39000, (3200,)), torch.randint(40000, len(text) - 33, (300,))
+    starts, starts2 = torch.randint(0, 39000, (4800,)), torch.randint(40000, len(text) - 33, (300,))
     steps = torch.arange(33)
     chunks, chunks2 = text[starts[:, None] + steps], text[starts2[:, None] + steps]
     model = ByName(letters)
@@ -85,7 +83,7 @@ def keywords(watch: Watch, seed: int) -> Outcome:
 
     first = held()
     w = watch(model, optimizer, loss=model.criterion)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmed_cosine(20, 200))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmed_cosine(20, 300))
     for (rows,) in batches(chunks, size=16):
         batch = {"tokens": rows[:, :-1], "labels": rows[:, 1:]}
         model(**batch)["loss"].backward()
@@ -136,44 +134,6 @@ def beside(watch: Watch, seed: int) -> Outcome:
     return Outcome(first, held(), binary_entropy(told))
 
 
-def chain(rows: int, length: int, tokens: int) -> tuple[Tensor, float]:
-    """Rows of a Markov chain with two likely successors to each token, and the entropy of a step."""
-    odds = torch.full((tokens, tokens), 0.2 / tokens)
-    for token in range(tokens):
-        odds[token, (3 * token + 1) % tokens] += 0.5
-        odds[token, (5 * token + 2) % tokens] += 0.3
-    found = [torch.randint(tokens, (rows,))]
-    for _ in range(length - 1):
-        found.append(torch.multinomial(odds[found[-1]], 1)[:, 0])
-    return torch.stack(found, 1), float(-(odds * odds.log()).sum(1).mean())
-
-
-@healthy("2-fifteen-in-a-hundred-masked", family="2-token-chains", part="outside2")
-def masked(watch: Watch, seed: int) -> Outcome:
-    """A masked model: 85 of 100 labels are -100, and the mask is drawn anew in each step."""
-    torch.manual_seed(seed)
-    x, _ = chain(6000, 16, 12)
-    held_rows, x = x[:1000], x[1000:]
-    model, criterion = Transformer(13, 12, 16, width=32, depth=2), PerToken(ignore_index=-100)
-
-    def hide(rows: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = torch.rand(rows.shape) < 0.15
-        return rows.masked_fill(hidden, 12), rows.masked_fill(~hidden, -100)
-
-    inputs2, labels2 = hide(held_rows)
-    optimizer = torch.optim.RAdam(model.parameters(), lr=1e-2)
-    first = loss_of(model, criterion, inputs2, labels2)
-    watch(model, optimizer, loss=criterion)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmed_cosine(30, 400))
-    for (rows,) in batches(x, size=50, epochs=4):
-        inputs, labels = hide(rows)
-        optimizer.zero_grad()
-        criterion(model(inputs), labels).backward()
-        optimizer.step()
-        schedule.step()
-    return Outcome(first, loss_of(model, criterion, inputs2, labels2), math.log(12))
-
-
 @healthy("2-innovations-are-half", family="2-series", part="outside2")
 def innovations(watch: Watch, seed: int) -> Outcome:
     """A forecast of a noisy swing, a step ahead at every step: half of the variance cannot be told."""
@@ -198,7 +158,7 @@ def innovations(watch: Watch, seed: int) -> Outcome:
     return Outcome(first, loss_of(model, criterion, x2, y2), variance(y2))
 
 
-@healthy("2-bags-of-tokens", family="2-token-chains", part="outside2")
+@healthy("2-bags-of-tokens", family="2-bags", part="outside2")
 def bags(watch: Watch, seed: int) -> Outcome:
     """Bags of unlike size by offsets into one long row of tokens; a mean in the bag, three topics to a bag."""
     torch.manual_seed(seed)

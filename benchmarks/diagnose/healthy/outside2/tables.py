@@ -73,7 +73,7 @@ def cancer(watch: Watch, seed: int) -> Outcome:
 
 @healthy("2-homes-in-own-units", family="2-prices", part="outside2")
 def own_units(watch: Watch, seed: int) -> Outcome:
-    """People by the thousand beside rooms by the five, behind a batch norm; prices near 2 with the head's bias there."""
+    """People by the thousand beside rooms by the five, behind a batch norm; prices near 2, and the head's bias."""
     torch.manual_seed(seed)
     x, y, x2, y2 = parted(*homes(4000), seed)
     model = nn.Sequential(nn.BatchNorm1d(6), mlp(6, 32, 32, 1))

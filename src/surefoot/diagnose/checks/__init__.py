@@ -9,7 +9,7 @@ from surefoot.diagnose.checks.data import constant_labels, non_finite, unscaled_
 from surefoot.diagnose.checks.found import Found
 from surefoot.diagnose.checks.gradient import summed, without_gradient
 from surefoot.diagnose.checks.head import activation, labels, reach, shapes
-from surefoot.diagnose.checks.wiring import frozen, left_out, uphill, without_rate
+from surefoot.diagnose.checks.wiring import frozen, left_out, mistaken, uphill, without_rate
 
 __all__ = [
     "Found",
@@ -18,6 +18,7 @@ __all__ = [
     "frozen",
     "labels",
     "left_out",
+    "mistaken",
     "non_finite",
     "reach",
     "shapes",

@@ -10,20 +10,22 @@ from torch import nn
 from surefoot.diagnose.checks.found import Found, some
 from surefoot.diagnose.checks.losses import kind_of, name_of
 from surefoot.diagnose.knowledge import sentence
+from surefoot.optim.places import modules
 
 
-def left_out(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Found]:
-    """Trainable parameters that the optimizer does not hold: they stay what they are.
+def left_out(model: nn.Module, *optimizers: torch.optim.Optimizer) -> list[Found]:
+    """Trainable parameters that no optimizer holds: they stay what they are.
 
-    Parameters that another optimizer trains are seen as left out.
+    Parameters that yet another optimizer trains are seen as left out.
     """
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    held = {id(p) for group in groups for p in group["params"]}
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     names = [name for name, p in trainable.items() if id(p) not in held]
     if not names:
         return []
     own = {id(p) for p in model.parameters()}
-    strange = sum(id(p) not in own for group in optimizer.param_groups for p in group["params"])
+    strange = sum(id(p) not in own for group in groups for p in group["params"])
     share = sum(trainable[name].numel() for name in names) / max(sum(p.numel() for p in trainable.values()), 1)
     text = sentence("not-held", names=some(names))
     if strange:
@@ -44,6 +46,25 @@ def frozen(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Found]:
     if missed:
         text = sentence("mostly-frozen", still=still, total=total, names=some(missed))
     return [Found("frozen-in-optimizer", text, tuple(missed), {"frozen_values": still, "held_values": total})]
+
+
+def mistaken(model: nn.Module) -> list[Found]:
+    """Modules of which somebody has set `module.requires_grad = True`, which torch does not know: they stay frozen."""
+    names = [
+        name
+        for name, part in modules(model)
+        if part.__dict__.get("requires_grad") is True and not any(p.requires_grad for p in part.parameters())
+    ]
+    if not names:
+        return []
+    return [
+        Found(
+            "frozen-in-optimizer",
+            sentence("attribute-of-module", names=some(names)),
+            tuple(names),
+            {"frozen_modules": len(names)},
+        )
+    ]
 
 
 def without_rate(optimizer: torch.optim.Optimizer) -> list[Found]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from surefoot.diagnose.checks.losses import REGRESSION
 from surefoot.diagnose.detectors.claim import Claim
 from surefoot.diagnose.finding import Evidence
 from surefoot.diagnose.reading import Reading, median
@@ -14,6 +15,7 @@ from surefoot.watch.batches import Moments
 from surefoot.watch.picks import Floats
 
 ENOUGH = 12  # batches
+ALONE = ((), (1,))  # shapes of an item's target that is one number
 LABEL_GAP = 0.15  # total variation between two histograms of labels
 APART = 2.0  # times the highest jump that is no spike
 STEADY = 0.3  # update / weight beyond which spikes may be the step size's
@@ -115,6 +117,8 @@ def broken_inputs(r: Reading) -> Iterator[Claim]:
 def train_val(r: Reading) -> Iterator[Claim]:
     """Inputs or targets of validation that are scaled or labelled otherwise than those of training."""
     train, val = r.signals.batches.train, r.signals.batches.val
+    apart = [v.loss for v in r.signals.validations.items[-3:]]
+    seen = "overfitting" if apart and median(apart) > 1.3 * abs(r.level) else "silent"
     for place, own in train.inputs.items():
         other = val.inputs.get(place)
         if other is None:
@@ -126,6 +130,7 @@ def train_val(r: Reading) -> Iterator[Claim]:
                 "warning",
                 (Evidence("shift", shift, SHIFT), Evidence("stretch", stretch, STRETCH)),
                 (f"inputs {place}".strip(),),
+                symptom=seen,
                 certain=True,
             )
             return
@@ -137,6 +142,7 @@ def train_val(r: Reading) -> Iterator[Claim]:
                 "warning",
                 (Evidence("shift", shift, SHIFT), Evidence("stretch", stretch, STRETCH)),
                 ("targets",),
+                symptom=seen,
                 certain=True,
             )
     elif train.kind == "classes" and val.kind == "classes" and sum(val.classes.values()) >= 64 and "epoch" in r.facts:
@@ -152,6 +158,7 @@ def train_val(r: Reading) -> Iterator[Claim]:
                 "warning",
                 (Evidence("label_gap", max(gap, share), LABEL_GAP),),
                 ("targets",),
+                symptom=seen,
                 certain=True,
             )
 
@@ -181,12 +188,29 @@ def imbalance(r: Reading) -> Iterator[Claim]:
         share = max(mean, 1 - mean)
     else:
         return
-    if share > 0.85 and r.steps >= 30 and r.now < (0.25 if share < 0.92 else 0.4):
+    if share > 0.85 and r.steps >= 30 and r.now < 0.7:
         yield Claim(
             "class-imbalance",
-            "warning",
+            "warning" if r.now < (0.25 if share < 0.92 else 0.4) else "info",
             (Evidence("class_share", share, 0.85), Evidence("loss", r.level), Evidence("base_rate", r.base)),
+            symptom="silent" if r.level < 0.5 * r.start else "",
         )
 
 
-DETECTORS = (broken_inputs, labels_constant, data_order, train_val, bad_batch, imbalance)
+def numbered_classes(r: Reading) -> Iterator[Claim]:
+    """A regression on whole numbers from 0 on, few of them and all of them common: they may be names of classes."""
+    data = r.signals.batches.train
+    if (
+        r.facts.get("loss_kind") not in REGRESSION
+        or data.kind != "numbers"
+        or not data.whole
+        or data.shape not in ALONE
+    ):
+        return
+    values, low, high = data.targets, data.targets.low, data.targets.high
+    flat = float(np.mean(values.std)) > 0.22 * (high - low)  # of a uniform distribution 0.29
+    if low == 0 and 3 <= high <= 20 and flat and values.count >= 64:
+        yield Claim("loss-mismatch", "info", (Evidence("target_low", low), Evidence("target_high", high)))
+
+
+DETECTORS = (numbered_classes, broken_inputs, labels_constant, data_order, train_val, bad_batch, imbalance)

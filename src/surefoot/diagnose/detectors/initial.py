@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from surefoot.diagnose import symptom as seen
+from surefoot.diagnose.base import blank_loss
 from surefoot.diagnose.detectors.claim import Claim
 from surefoot.diagnose.finding import Evidence
 from surefoot.diagnose.reading import Reading, median
 from surefoot.watch.layers import FIELDS
 
+FAR = 4.0  # times the loss of outputs of 0
 EXPLODED = 100.0  # what activations may grow by from the first to the last layer
 LARGE, SMALL = 4.0, 0.15  # of a weight's size times the root of its inputs, which is near 1 where variance is kept
 
@@ -62,6 +64,20 @@ def early(r: Reading) -> float:
     return float((r.reference - median(part[-5:])) / scale) if len(part) else 0.0
 
 
+def far_outputs(r: Reading) -> Iterator[Claim]:
+    """A first loss far above that of outputs of 0: the outputs are large before anything is learnt."""
+    blank = blank_loss(r.signals)
+    if r.steps < 4 or not np.isfinite(blank) or not len(r.finite) or "input-unscaled" in r.facts:
+        return
+    start = float(r.finite[0])
+    if start > FAR * blank and r.steps >= 4:
+        yield Claim(
+            "init-too-large",
+            "warning" if r.now < 0.5 else "info",
+            (Evidence("loss_start", start, FAR * blank), Evidence("loss", r.level)),
+        )
+
+
 def symmetric(r: Reading) -> Iterator[Claim]:
     """Units of a layer that are all the same."""
     same: list[str] = r.facts.get("symmetric", [])
@@ -69,4 +85,4 @@ def symmetric(r: Reading) -> Iterator[Claim]:
         yield Claim("init-symmetric", "critical", (Evidence("equal_units", 1.0),), tuple(same), certain=True)
 
 
-DETECTORS = (symmetric, initial_scale)
+DETECTORS = (symmetric, initial_scale, far_outputs)

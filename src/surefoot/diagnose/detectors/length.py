@@ -41,7 +41,7 @@ def undertrained(r: Reading) -> Iterator[Claim]:
     """All is well, and the loss still falls when the training ends."""
     if not r.over or r.steps < max(12, r.planned or 0) or r.now > 0.9:
         return
-    falls = seen.falling(r) and r.slope > 0.02
+    falls = r.sure > 2 and r.slope > 0.02
     young = r.steps < 150 and r.early_overshoot > 0.4 and r.largest < 0.2 and r.now < 0.5
     if falls or young:
         half, low = _middle(r), r.level
@@ -74,6 +74,7 @@ def unlearnable(r: Reading) -> Iterator[Claim]:
         )
         return
     noise = r.early_agreement < NOISE and r.early_overshoot < 2 * NOISE
+    noise = noise or (r.agreement < 0 and r.overshoot < 0 and r.usual < 0.02)  # what was common to all items is learnt
     if (
         abs(r.now) < 2 * seen.NOTHING
         and r.learned < 0.15

@@ -18,6 +18,7 @@ LARGE_GAIN = 4.0  # initial weights beyond which update / weight says little of 
 SMALL_BATCH = 4
 DECAY = 0.5  # the share of the update, or of the gradient, that is decay
 DROPOUT = 0.7
+PENALTY = 0.3  # the share of the loss
 SPREAD = 50.0  # of update / weight over the layers
 
 
@@ -67,8 +68,8 @@ def schedule(r: Reading) -> Iterator[Claim]:
 
 def clipping(r: Reading) -> Iterator[Claim]:
     """Clipping sets the rate: nearly every gradient is made much smaller."""
-    clips = r.recent("clip")
-    if len(clips) < 3 or r.facts.get("normalised") or r.now > 0.6 or r.largest > 3 * LOW or "scaled" in r.facts:
+    clips = r.recent("clip", 0.8)
+    if len(clips) < 3 or r.facts.get("normalised") or r.now > 0.6 or r.largest > 0.015:
         return
     factor = median(clips)
     if factor < 0.1 and float(np.quantile(clips, 0.9)) < 0.5:
@@ -78,15 +79,15 @@ def clipping(r: Reading) -> Iterator[Claim]:
 def warmup(r: Reading) -> Iterator[Claim]:
     """The loss leaps up in the first steps, at a rate that is fine later."""
     lrs = r.lrs[np.isfinite(r.lrs)]
-    if r.steps < 30 or not r.burst or not len(lrs) or lrs[0] < 0.5 * lrs.max() or seen.non_finite(r):
+    if r.steps < 30 or not len(lrs) or lrs[0] < 0.5 * lrs.max() or seen.non_finite(r) or r.now < 0.1:
         return
-    if r.facts.get("normalised") and r.usual < 0.1 and 0.1 < r.now < 0.7:
-        first = r.finite[: max(8, len(r.finite) // 16)]
-        peak = float(first.max())
-        if peak < 2 * r.reference or int((first > 1.2 * r.reference).sum()) < 3:
-            return
-        yield Claim("no-warmup", "info", (Evidence("loss_peak", peak), Evidence("loss_start", float(r.finite[0])),
-                    Evidence("update_ratio", r.largest)))  # fmt: skip
+    first = r.finite[: max(8, len(r.finite) // 16)]
+    start, peak = float(r.finite[0]), float(first.max())
+    if r.facts.get("normalised") and int((first > 1.1 * max(start, r.reference)).sum()) >= 2:
+        evidence = (Evidence("loss_peak", peak), Evidence("loss_start", start), Evidence("update_ratio", r.largest))
+        if peak > 2.5 * max(start, r.reference) and r.now < 0.5:
+            yield Claim("lr-too-high", "warning", evidence)
+        yield Claim("no-warmup", "info", evidence)
 
 
 def unsuited(r: Reading) -> Iterator[Claim]:
@@ -101,6 +102,14 @@ def unsuited(r: Reading) -> Iterator[Claim]:
     plain = r.facts.get("momentum") == 0.0 and r.now < 0.3 and r.largest < HIGH / 10
     if (spread > SPREAD or plain) and r.depth > seen.DEPTH:
         yield Claim("optimizer-unsuited", "warning", (Evidence("ratio_spread", spread, SPREAD),))
+
+
+def slow_kind(r: Reading) -> Iterator[Claim]:
+    """Plain steps, or ever shorter ones, on a loss that still falls at the end."""
+    plain = r.facts.get("momentum") == 0.0 and not r.facts.get("normalised")
+    if (plain or r.facts.get("accumulating")) and r.over and r.steps >= 50 and seen.falling(r) and r.now < 0.95:
+        yield Claim("optimizer-unsuited", "info", (Evidence("loss_fall", r.slope), Evidence("agreement", r.agreement)),
+                    symptom="slow-convergence")  # fmt: skip
 
 
 def batch_size(r: Reading) -> Iterator[Claim]:
@@ -118,6 +127,9 @@ def regularised(r: Reading) -> Iterator[Claim]:
     """Weight decay or dropout that outweighs the loss."""
     if r.steps < 10 or r.now > 0.4:
         return
+    penalty = float(r.facts.get("beside", 0.0))
+    if penalty > PENALTY:
+        yield Claim("over-regularised", "info", (Evidence("penalty_share", penalty, PENALTY),))
     decay = _decay(r, r.late())
     if decay > DECAY and _decay(r, r.looks[:4]) > DECAY / 4:  # not only since the weights have grown
         yield Claim("over-regularised", "warning", (Evidence("decay_share", decay, DECAY),))
@@ -134,10 +146,11 @@ def _decay(r: Reading, looks: list[Look]) -> float:
     lrs = dict(zip(r.at.astype(int).tolist(), r.lrs.tolist(), strict=True))
     shares: list[float] = []
     for look in late:
-        weight, other = look.weight[r.matrices], (look.update if r.facts.get("decoupled") else look.grad)[r.matrices]
+        used = r.matrices & (look.grad > 0)
+        weight, other = look.weight[used], (look.update if r.facts.get("decoupled") else look.grad)[used]
         part = weight * decay * (lrs.get(look.step, 0.0) if r.facts.get("decoupled") else 1.0)
         shares.append(median(part / np.maximum(part + other, 1e-300)))
     return median(shares)
 
 
-DETECTORS = (schedule, clipping, regularised, warmup, too_high, too_low, unsuited, batch_size)
+DETECTORS = (schedule, clipping, regularised, warmup, too_high, too_low, unsuited, slow_kind, batch_size)

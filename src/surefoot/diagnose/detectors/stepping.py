@@ -10,6 +10,7 @@ from surefoot.diagnose.detectors.claim import Claim
 from surefoot.diagnose.finding import Evidence
 from surefoot.diagnose.reading import Reading, median
 
+UPHILL = -0.1  # cosine between update and descent
 SURE = 3  # times that a thing happens before it is no chance
 
 
@@ -65,6 +66,7 @@ def scaler(r: Reading) -> Iterator[Claim]:
             first_step=c.first["skipped"],
             certain=True,
         )
+    yield from _overflow(r)
     yield from _underflow(r)
     if len(scales) < SURE:
         return
@@ -81,10 +83,25 @@ def scaler(r: Reading) -> Iterator[Claim]:
         )
 
 
+def _overflow(r: Reading) -> Iterator[Claim]:
+    """Before the loss breaks, the scaled gradient of a finite loss does."""
+    if not r.counts.broken_losses:
+        return
+    known = {step.step: step for step in r.signals.steps.items}
+    for look in r.looks:
+        step = known.get(look.step)
+        if step is None or not np.isfinite(step.loss):
+            return
+        if step.weight > 1.5 and not bool(np.isfinite(look.grad).all()):
+            yield Claim("loss-scale", "critical", (Evidence("loss_scale", step.weight), Evidence("loss", step.loss)),
+                        first_step=look.step - 1, symptom="non-finite", certain=True)  # fmt: skip
+            return
+
+
 def _underflow(r: Reading) -> Iterator[Claim]:
     """Gradients that are exactly 0 up to the last layer, though the loss is not."""
-    late = [look for look in r.late() if len(look.zeros) >= 2]
-    if len(late) < SURE or r.steps < 10 or r.now > 0.9:
+    late = [look for look in r.late(0.8) if len(look.zeros) >= 2]
+    if len(late) < SURE or r.steps < 10 or (r.now > 0.9 and not r.facts.get("half")):
         return
     zeros = median([median(look.zeros[-2:]) for look in late])
     if zeros > 0.9 and r.counts.first.get("broken_losses") is None and r.facts.get("slope", 0.0) > 0:
@@ -105,7 +122,11 @@ def without_effect(r: Reading) -> Iterator[Claim]:
     ):
         return
     moved = np.array([median(look.moved[look.grad > 0]) for look in late])
-    if median(moved) < 0.1:
+    undone = r.recent("undone", 0.8)
+    if len(undone) >= SURE and median(undone) > 0.5:
+        yield Claim("step-without-effect", "critical", (Evidence("undone", median(undone), 0.5),),
+                    first_step=late[0].step, symptom="no-op-step", certain=True)  # fmt: skip
+    elif median(moved) < 0.1:
         yield Claim(
             "step-without-effect",
             "critical",
@@ -171,8 +192,13 @@ def flipped(r: Reading) -> Iterator[Claim]:
             (Evidence("loss_weight", median(weights[below]), 0.0),),
             certain=True,
             first_step=max(int(r.at[below[0]]) - 1, 0),
-            symptom="" if r.steps > 20 else "diverging",
+            symptom="diverging",
         )
+    descent = np.array([look.momentum for look in r.looks[:12]])
+    descent = descent[np.isfinite(descent)]
+    if len(descent) >= 2 * SURE and bool((descent < UPHILL).all()) and not r.facts.get("maximize"):
+        yield Claim("sign-flipped", "critical", (Evidence("descent_cosine", median(descent), UPHILL),),
+                    symptom="diverging", certain=True)  # fmt: skip
 
 
 def zero_rate(r: Reading) -> Iterator[Claim]:

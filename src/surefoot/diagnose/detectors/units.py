@@ -30,7 +30,7 @@ def dead_units(r: Reading) -> Iterator[Claim]:
 def saturated_units(r: Reading) -> Iterator[Claim]:
     """Most units of a layer are at their limit for nearly every item, and little is learnt."""
     at_limit = {place: share for place, share in r.layer("saturated").items() if share > SATURATED}
-    if at_limit and r.steps >= 4 and r.now < 0.6:
+    if at_limit and r.steps >= 4 and r.now < (0.8 if min(at_limit.values()) > 0.9 else 0.6):
         yield Claim(
             "saturated-units",
             "warning",
