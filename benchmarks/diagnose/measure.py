@@ -1,6 +1,6 @@
 """Runs both suites through sf.watch and prints what was found.
 
-python -m benchmarks.diagnose.measure [--part building|measuring|outside] [--seeds 5] [--first 0] [-n 2]
+python -m benchmarks.diagnose.measure [--part building|measuring|outside|outside2] [--seeds 5] [--first 0] [-n 2]
                                       [--only NAME ...] [--suite faults|healthy] [--json FILE]
 """
 
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import benchmarks.diagnose.outside2  # noqa: F401  # they register as well
 import surefoot as sf
 from benchmarks.diagnose.accepted import FILE
 from benchmarks.diagnose.faults import FAULTS
@@ -29,6 +30,7 @@ from benchmarks.diagnose.outside import FAULTY
 from benchmarks.diagnose.program import run
 
 ACCEPTED: dict[str, Any] = json.loads(FILE.read_text())
+PARTS = ("building", "measuring", "outside", "outside2")
 RESAMPLES = 4000
 SOON = 0.2  # of the training
 
@@ -201,7 +203,7 @@ DYNAMICS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("building", "measuring", "outside"))
+    parser.add_argument("--part", choices=PARTS)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("-n", type=int, default=2)
@@ -209,10 +211,10 @@ def main() -> None:
     parser.add_argument("--suite", choices=("faults", "healthy", "mended"))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    for part in [args.part] if args.part else ["building", "measuring", "outside"]:
+    for part in [args.part] if args.part else PARTS:
         names = [("faults", n) for n, f in FAULTS.items() if f.part == part]
         names += [("healthy", n) for n, h in HEALTHY.items() if h.part == part]
-        names += [(suite, n) for suite in ("outside", "mended") for n in FAULTY if part == "outside"]
+        names += [(suite, n) for suite in ("outside", "mended") for n, f in FAULTY.items() if f.part == part]
         seeds = range(args.first, args.first + args.seeds)
         names = [
             (s, n)

@@ -7,7 +7,7 @@ calls `sf.watch`. One part of the families is for building detectors, another on
 by somebody who had seen the words of DESIGN.md and none of the detectors.
 """
 
-from benchmarks.diagnose.healthy import building, measuring, outside
+from benchmarks.diagnose.healthy import building, measuring, outside, outside2
 from benchmarks.diagnose.healthy.registry import HEALTHY, Healthy, Outcome, healthy
 
-__all__ = ["HEALTHY", "Healthy", "Outcome", "building", "healthy", "measuring", "outside"]
+__all__ = ["HEALTHY", "Healthy", "Outcome", "building", "healthy", "measuring", "outside", "outside2"]

@@ -21,7 +21,7 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("names", nargs="*", metavar="NAME")
     options.add_argument("--check", action="store_true")
-    options.add_argument("--part", choices=["building", "measuring", "outside"])
+    options.add_argument("--part", choices=["building", "measuring", "outside", "outside2"])
     options.add_argument("--seeds", type=int, default=5)
     options.add_argument("--remedy-seeds", type=int, default=3)
     options.add_argument("-n", type=int, default=1, help="processes")

@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+import benchmarks.diagnose.outside2  # noqa: F401  # they register
 from benchmarks.diagnose.healthy.check import NullWatch, alone
 from benchmarks.diagnose.outside import FAULTY
 

@@ -1,4 +1,4 @@
-"""Where the faulty programs of the outside part are kept."""
+"""Where the faulty programs of the outside parts are kept."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ class Faulty:
     causes: tuple[str, ...]
     symptoms: tuple[str, ...]
     function: Function
+
+    @property
+    def part(self) -> str:
+        """ "outside" or "outside2": the package that it is in."""
+        return self.function.__module__.split(".")[2]
 
 
 FAULTY: dict[str, Faulty] = {}

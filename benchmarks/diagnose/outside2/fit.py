@@ -37,7 +37,7 @@ def summed_huber(watch: Watch, seed: int, mended: bool) -> float:
 @faulty(
     "2 one customer a batch",
     family="churn",
-    causes="batch-too-small lr-too-high",
+    causes="batch-too-small",
     symptoms="loss-oscillating plateau slow-convergence",
 )
 def one_customer(watch: Watch, seed: int, mended: bool) -> float:

@@ -95,29 +95,6 @@ def hundred_customers(watch: Watch, seed: int, mended: bool) -> float:
     return parts.score(model, criterion, data.xv, data.yv)
 
 
-@faulty("2 one page of prose read forty times", family="prose", causes="overtrained", symptoms="overfitting")
-def one_page(watch: Watch, seed: int, mended: bool) -> float:
-    """A recurrent model on 1500 characters for 300 steps: it recites the page and errs on any other."""
-    torch.manual_seed(seed)
-    ids, held, kinds = parts.prose()
-    xv, yv = parts.windows(held, 24, 100)
-    model = parts.Writer(kinds, 64)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    w = watch(model, optimizer)
-    for step in range(80 if mended else 300):
-        x, y = parts.windows(ids[:1500], 24, 16)
-        logits = model(x)
-        loss = parts.by_token(logits, y)
-        w.observe(loss=loss, outputs=logits, targets=y, inputs=x)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if step % 20 == 19:
-            w.validated(loss=parts.score(model, parts.by_token, xv, yv))
-    w.close()
-    return parts.score(model, parts.by_token, xv, yv)
-
-
 @faulty(
     "2 gradients clipped to a thousandth",
     family="beats",

@@ -164,27 +164,35 @@ def plateau_of_maximum(watch: Watch, seed: int, mended: bool) -> float:
 
 
 @faulty(
-    "2 post-norm sorter from full rate on",
-    family="sorting",
-    causes="no-warmup lr-too-high",
-    symptoms="slow-convergence plateau loss-not-decreasing loss-spike",
+    "2 large rate with momentum from the first step",
+    family="housing",
+    causes="no-warmup lr-too-high init-too-large",
+    symptoms="diverging non-finite exploding-gradient loss-not-decreasing loss-spike",
 )
-def post_norm_sorter(watch: Watch, seed: int, mended: bool) -> float:
-    """Four post-norm layers at their full rate from the first step; with a warm-up of 100 steps they train."""
+def large_rate_at_once(watch: Watch, seed: int, mended: bool) -> float:
+    """A deep ReLU network under a rate that it bears after 80 steps of warm-up, but not from the first step on."""
     torch.manual_seed(seed)
-    model = parts.Sorter(32, 4, pre=False)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3, betas=(0.9, 0.98))
-    w = watch(model, optimizer)
-    warm = 100 if mended else 1
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warm))
-    for _ in range(300):
-        x, y = parts.sorting(32)
-        logits = model(x)
-        loss = parts.by_token(logits, y)
-        w.observe(loss=loss, outputs=logits.flatten(0, 1), targets=y.flatten(), inputs=x)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
+    data = parts.scaled_housing()
+    model = parts.mlp(6, *[64] * 6, 1)
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    criterion = nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    warm, total = 80 if mended else 1, 5 * (len(data.x) // 32)
+    w = watch(model, optimizer, loss=criterion)
+
+    def factor(step: int) -> float:
+        return min((step + 1) / warm, 1.0) * (1 - step / total)
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    for _ in range(5):
+        for x, y in parts.loader(data.x, data.y[:, None]):
+            optimizer.zero_grad()
+            criterion(model(x), y).backward()
+            optimizer.step()
+            scheduler.step()
+        w.validated(loss=parts.score(model, criterion, data.xv, data.yv[:, None]))
     w.close()
-    return parts.score(model, parts.by_token, *parts.sorting(300))
+    return parts.score(model, criterion, data.xv, data.yv[:, None])

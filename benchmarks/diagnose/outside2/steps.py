@@ -58,7 +58,7 @@ def sharpness_aware_undone(watch: Watch, seed: int, mended: bool) -> float:
 @faulty(
     "2 averaged weights loaded back after every step",
     family="beats",
-    causes="step-without-effect lr-too-low",
+    causes="step-without-effect",
     symptoms="slow-convergence loss-not-decreasing plateau no-op-step",
 )
 def average_loaded_back(watch: Watch, seed: int, mended: bool) -> float:

@@ -87,9 +87,7 @@ def groups_miss_rnn(watch: Watch, seed: int, mended: bool) -> float:
         decay, rest = [p for n, p in named if "weight" in n], [p for n, p in named if "bias" in n]
     else:
         decay, rest = [p for n, p in named if n.endswith("weight")], [p for n, p in named if n.endswith("bias")]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}], 5e-3
-    )
+    optimizer = torch.optim.AdamW([{"params": decay}, {"params": rest, "weight_decay": 0.0}], lr=5e-3)
     w = watch(model, optimizer)
     for _ in range(250):
         x, y = parts.windows(ids, 24, 16)

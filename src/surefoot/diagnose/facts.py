@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from surefoot.diagnose.base import blank_loss
 from surefoot.diagnose.checks import (
     Found,
     activation,
@@ -25,9 +27,8 @@ from surefoot.diagnose.checks.losses import REGRESSION, kind_in_graph, kind_of
 from surefoot.diagnose.checks.slope import CERTAIN, aligned, towards
 from surefoot.diagnose.checks.strays import strays
 from surefoot.diagnose.checks.values import beside, kind_by_value
-from surefoot.diagnose.detectors.claim import Claim
+from surefoot.diagnose.detectors.claim import Claim, in_words
 from surefoot.diagnose.finding import Evidence
-from surefoot.diagnose.knowledge import LANGUAGES
 from surefoot.diagnose.reading import Reading
 from surefoot.diagnose.structure import is_alike, structure
 from surefoot.diagnose.symptom import oscillating
@@ -72,9 +73,12 @@ def of_pass(one: Passed, collector: Collector) -> Iterator[Claim]:
     if isinstance(outputs, Tensor):
         facts["half"] = facts["half"] or outputs.dtype == torch.float16
         facts["outputs"] = outputs.shape[1] if outputs.ndim > 1 else 1
-        facts["beside"] = beside(one.loss, outputs, targets, kind) if one.criterion is None else 0.0
+        facts["beside"], weighted = beside(one.loss, outputs, targets, kind) if one.criterion is None else (0.0, False)
+        facts["weighted"] = facts["weighted"] or weighted
     yield from of_parameters(one, collector)
-    found = unscaled_inputs(one.inputs, collector.model) + activation(outputs, kind) + labels(outputs, targets, kind)
+    found = unscaled_inputs(one.inputs, collector.model) + activation(outputs, kind)
+    if one.criterion is not None or not kind.startswith("BCE") or same_shape(outputs, targets):  # else made of targets
+        found += labels(outputs, targets, kind)
     found += shapes(outputs, targets, one.criterion or kind) + reach(outputs, targets, kind)
     found += unscaled_targets(targets, kind)
     facts["seen"] = facts.get("seen", 0) + 1
@@ -91,7 +95,7 @@ def of_parameters(one: Passed, collector: Collector) -> Iterator[Claim]:
     facts, step = collector.signals.facts, collector.step
     for each in mistaken(collector.model):
         yield claim_of(each, step)
-    if step and facts["alike"]:
+    if step >= STILL and facts["alike"]:
         missing = {name for key, names in facts.items() if key.startswith("without ") for name in names}
         now = {plain(name): p for name, p in collector.model.named_parameters()}
         still = [name for name in facts["alike"] if name not in missing and is_alike(now[name])]
@@ -139,6 +143,7 @@ def of_slope(one: Passed, slope: Tensor, collector: Collector) -> Iterator[Claim
                     first_step=collector.step, certain=True)  # fmt: skip
 
 
+STILL = 4  # steps after which what is as one will stay so
 LONG = 12  # steps after which a weight that has not moved is not going to
 FEW = 8  # numbers, of which a cosine says nothing
 EXACT = 0.99  # cosine beyond which a gradient is that of a known loss
@@ -148,9 +153,28 @@ SCALES = ("loss-sum", "input-unscaled", "target-unscaled")
 
 def gentle(claim: Claim, r: Reading) -> Claim:
     """A fact of scale is no more than good to know where the training does well all the same."""
-    if claim.cause in SCALES and r.steps >= 8 and r.now > 0.5 and not oscillating(r):
+    well = r.now > 0.5 and not oscillating(r) and not r.far_off
+    if claim.cause in SCALES and r.steps >= 8 and (well or foreseen(claim, r)):
         return replace(claim, severity="info")
-    return claim
+    return replace(claim, severity="info") if trained_otherwise(claim, r) else claim
+
+
+def trained_otherwise(claim: Claim, r: Reading) -> bool:
+    """Whether weights move that the optimizer does not hold: somebody copies them, as with master weights."""
+    if claim.cause != "not-in-optimizer" or len(r.looks) < 2:
+        return False
+    at = [i for i, name in enumerate(r.signals.names) if name in claim.where]
+    first, last = r.looks[0].weight[at], r.looks[-1].weight[at]
+    return bool(at) and bool((first != last).all())
+
+
+def foreseen(claim: Claim, r: Reading) -> bool:
+    """Whether the model knows where its targets lie: its first outputs are there, and not at 0."""
+    return claim.cause == "target-unscaled" and r.start < 1.5 * r.base < 0.5 * blank_loss(r.signals)
+
+
+def same_shape(outputs: Any, targets: Any) -> bool:
+    return isinstance(outputs, Tensor) and isinstance(targets, Tensor) and outputs.shape == targets.shape
 
 
 def claim_of(found: Found, step: int) -> Claim:
@@ -159,5 +183,4 @@ def claim_of(found: Found, step: int) -> Claim:
         Evidence(name, value) for name, value in found.evidence.items() if isinstance(value, int | float | str)
     )
     severity = "critical" if found.cause in WHOLE_FAULT else "warning"
-    details = tuple((language, found.text(language)) for language in LANGUAGES)
-    return Claim(found.cause, severity, evidence, found.where, step, certain=True, details=details)
+    return Claim(found.cause, severity, evidence, found.where, step, certain=True, details=in_words(found.text))

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from surefoot.diagnose.base import base_rate
+from surefoot.diagnose.base import base_rate, blank_loss
 from surefoot.watch.layers import FIELDS
 from surefoot.watch.picks import Floats, Mask
 from surefoot.watch.signals import Counts, Look, Signals
 
 NAN = float("nan")
+FAR_OFF = 4.0  # times the loss of outputs of 0
 SPIKE = 8.0  # sizes of the usual jump
 
 
@@ -88,7 +89,14 @@ class Reading:
     @cached_property
     def base(self) -> float:
         """The loss of a model that knows only how often each target comes; NaN where that is unknown."""
-        return base_rate(self.signals)
+        base, blank = base_rate(self.signals), blank_loss(self.signals)
+        return math.nan if base < 1e-6 * blank else base  # targets of one value say nothing
+
+    @cached_property
+    def far_off(self) -> bool:
+        """Whether the first loss is far above that of outputs of 0, and not for a penalty beside it."""
+        first = float(self.finite[0]) if len(self.finite) else NAN
+        return first * (1 - float(self.facts.get("beside", 0.0))) > FAR_OFF * blank_loss(self.signals)
 
     @cached_property
     def reference(self) -> float:

@@ -16,6 +16,7 @@ from surefoot.watch.picks import Floats, places
 from surefoot.watch.series import Series
 
 USUAL, ODD = 6, 15.0  # a batch is odd if it is so many times as large as so many before it
+FEW = 16  # items, of which none is odd by itself
 MOST_FEATURES, MOST_ROWS = 256, 4096  # of a batch that are looked at
 MOST_CLASSES = 1000
 MOST_BATCHES = 256
@@ -55,9 +56,11 @@ class Moments:
             return
         part: Floats = rows.double().cpu().numpy()
         energy = np.square(part).mean(1)
-        usual = float(np.sort(energy)[len(energy) // 2])
+        lower = np.sort(energy)[: -(-9 * len(energy) // 10)]
+        before = float(np.mean(np.atleast_1d(self.squares))) / max(self.count, 1)
+        usual = max(float(lower.mean()), before)
         outliers = energy > ODD**2 * usual
-        if usual and outliers.any() and len(part) >= 4:  # single items that are far larger than the rest
+        if usual and outliers.any() and len(part) >= FEW:  # single items that are far larger than the rest
             self.odd += 1
             part = part[~outliers]
         total, squares = part.sum(0), np.square(part).sum(0)

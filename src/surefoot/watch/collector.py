@@ -417,7 +417,7 @@ class Collector:
         return {
             "step": self.step,
             "light": (light.on, light.usual, light.keep, self._until),
-            "steps": [each.steps for each in self.tracked],
+            "steps": [(each.steps, each.own) for each in self.tracked],
             "signals": self.signals.rest(),
         }
 
@@ -426,8 +426,8 @@ class Collector:
         self.step = rest["step"]
         self._light.on, self._light.usual, self._light.keep, self._until = rest["light"]
         self._light.left = 0
-        for each, steps in zip(self.tracked, rest["steps"], strict=True):
-            each.steps = steps
+        for each, (steps, own) in zip(self.tracked, rest["steps"], strict=True):
+            each.steps, each.own = steps, own
         self.signals.load(arrays, rest["signals"])
         self.glance.load(arrays)
         self.glance.prepare(self.step)

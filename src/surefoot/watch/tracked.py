@@ -33,6 +33,7 @@ class Tracked:
         self.sentinels = spread(small[:count], SENTINELS)
         self.steps = 0
         self.accumulated = self.stale = self.idle = False
+        self.own = False  # whether backward has ever brought a gradient; else somebody puts them there
         self.versions = self._versions()
         self.ours = isinstance(optimizer, Ours)
         self._handles: list[RemovableHandle] = []
@@ -41,7 +42,7 @@ class Tracked:
         """From now on see when a gradient comes."""
 
         def came(p: Tensor) -> None:
-            self.accumulated = True
+            self.accumulated = self.own = True
             reached()
 
         learn = [p for p in self.sentinels if p.requires_grad]  # they may have been frozen since
@@ -63,7 +64,7 @@ class Tracked:
         held = any(p.grad is not None and _any(p.grad) for p in self.sentinels)
         if self.accumulated and not held:
             counts.add("skipped" if scaled else "thrown", step)
-        elif held and not self.accumulated and self.steps:
+        elif held and not self.accumulated and self.steps and self.own:
             self.stale = True
         if not held:
             self.accumulated = self.stale = False

@@ -11,6 +11,7 @@ from surefoot.watch.passed import NAN, Passed, numbers
 from surefoot.watch.signals import Signals, Step
 
 MOST = 16  # steps that are read together
+LEAP, EARLY, MOST_LEAPS = 5.0, 8, 32  # times the usual size of a loss; not in the first steps; looked at
 BROKEN = 4  # steps without a finite loss whose data are looked at in any case
 
 
@@ -23,6 +24,7 @@ class Unread:
 
     def __init__(self, signals: Signals, broken: Callable[[Passed], None]) -> None:
         self.signals, self._broken = signals, broken
+        self._usual = NAN  # the size of recent losses
         self._steps: list[tuple[int, Sequence[Passed], float, Tensor | float, int, float]] = []
 
     def add(
@@ -54,6 +56,18 @@ class Unread:
             self.signals.counts.add("broken_losses", step.step)
             if self.signals.counts.broken_losses <= BROKEN:
                 self._broken(passes[-1])
+        elif passes:
+            self._note_leap(step, passes)
+
+    def _note_leap(self, step: Step, passes: Sequence[Passed]) -> None:
+        """Look at the data of a step whose loss is far larger than those before."""
+        size = abs(step.loss)
+        leaps: list[int] = self.signals.facts.setdefault("leaps", [])
+        if size > LEAP * self._usual and step.step > EARLY and len(leaps) < MOST_LEAPS:
+            leaps.append(step.step)
+            self._broken(passes[-1])
+        else:
+            self._usual = size if self._usual != self._usual else 0.9 * self._usual + 0.1 * size
 
 
 def _mean(losses: Sequence[float]) -> float:

@@ -68,7 +68,8 @@ class Validations:
         peeked, self._peeked = self._peeked, []
         for place, (inputs, training) in enumerate(peeked, 1):
             last = place == len(peeked)  # those before may have measured batch norm's statistics anew
-            if (training and not (told and last)) or (not told and self.signals.batches.known(inputs) > 0.5):
+            refreshes = training and (self._passes > 0 or not (told and last))
+            if refreshes or (not told and self.signals.batches.known(inputs) > 0.5):
                 continue
             self._note(inputs, None)
             self._note_mode(training, step)

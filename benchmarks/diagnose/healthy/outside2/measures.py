@@ -80,7 +80,7 @@ def mixture(watch: Watch, seed: int) -> Outcome:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     first = loss_of(model, criterion, x2, y2)
     w = watch(model, optimizer)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmed_cosine(30, 540))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmed_cosine(30, 560))
     for inputs, targets in batches(x, y, size=100, epochs=20):
         outputs = model(inputs)
         loss = criterion(outputs, targets)

@@ -133,7 +133,7 @@ def sensors(watch: Watch, seed: int) -> Outcome:
     optimizer = sf.optim.Lion(model.parameters(), lr=2e-3, weight_decay=0.05)
     first = loss_of(model, criterion, x2, y2)
     with watch(model, optimizer, loss=criterion) as w:
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmed_cosine(20, 294))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmed_cosine(20, 300))
         for inputs, targets in batches(x, y, size=56, epochs=6):
             optimizer.zero_grad()
             criterion(model(inputs), targets).backward()

@@ -40,7 +40,7 @@ def restarts(watch: Watch, seed: int) -> Outcome:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9, nesterov=True, weight_decay=1e-4)
     first = loss_of(model, criterion, x2, y2)
     watch(model, optimizer, loss=criterion)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=40, T_mult=2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=42, T_mult=2)
     for inputs, targets in batches(x, y, size=50, epochs=7):
         optimizer.zero_grad()
         criterion(model(inputs), targets).backward()

@@ -71,7 +71,7 @@ def keywords(watch: Watch, seed: int) -> Outcome:
     """A language model called by keywords on a dict, whose loss comes back in a dict; tied, warmed up, then cosine."""
     torch.manual_seed(seed)
     text, letters = source()
-    starts, starts2 = torch.randint(0, 39000, (4800,)), torch.randint(40000, len(text) - 33, (300,))
+    starts, starts2 = torch.randint(0, 39000, (3840,)), torch.randint(40000, len(text) - 33, (300,))
     steps = torch.arange(33)
     chunks, chunks2 = text[starts[:, None] + steps], text[starts2[:, None] + steps]
     model = ByName(letters)
@@ -83,7 +83,7 @@ def keywords(watch: Watch, seed: int) -> Outcome:
 
     first = held()
     w = watch(model, optimizer, loss=model.criterion)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmed_cosine(20, 300))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmed_cosine(20, 240))
     for (rows,) in batches(chunks, size=16):
         batch = {"tokens": rows[:, :-1], "labels": rows[:, 1:]}
         model(**batch)["loss"].backward()

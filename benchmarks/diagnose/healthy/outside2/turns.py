@@ -80,6 +80,7 @@ def chased(watch: Watch, seed: int) -> Outcome:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     first = held()
     watch(model, optimizer, loss=criterion)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=500)
     for _ in range(500):
         here = torch.randint(states, (32,))
         there = torch.multinomial(chance[here], 1)[:, 0]
@@ -89,6 +90,7 @@ def chased(watch: Watch, seed: int) -> Outcome:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
         with torch.no_grad():
             for old, new in zip(slow.parameters(), model.parameters(), strict=True):
                 old.lerp_(new, 0.05)

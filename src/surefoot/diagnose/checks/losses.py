@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from surefoot.watch.graph import SELECTING, behind, operation
+from surefoot.watch.graph import REARRANGING, SELECTING, behind, operation
 
 CROSS_ENTROPY, NLL, BCE, BCE_LOGITS = "cross-entropy", "negative log-likelihood", "BCE", "BCE with logits"
 REGRESSION = ("squared error", "absolute error", "Huber loss", "smooth L1 loss")
@@ -63,7 +63,7 @@ def kind_in_graph(loss: Any, outputs: Any) -> str:
         if not kind:
             waiting += [each for each in inputs if each is not None]
             continue
-        made = [behind(each) for each in inputs]
+        made = [behind(each, REARRANGING | {"Expand"}) for each in inputs]
         if kind == NLL and operation(made[0]) == "LogSoftmax" and made[0] is not end:
             kind, made = CROSS_ENTROPY, [behind(made[0].next_functions[0][0])]
         found.append(kind if any(each is end or each is behind(end) for each in made) else "")

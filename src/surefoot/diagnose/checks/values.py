@@ -41,12 +41,20 @@ def kind_by_value(loss: Any, outputs: Any, targets: Any) -> str:
 
 
 @torch.no_grad()
-def beside(loss: Any, outputs: Any, targets: Any, kind: str) -> float:
-    """The share of a loss that is not the error of the outputs: a penalty, say. 0 where that is not known."""
-    plain = _values(outputs, targets).get(kind) if kind in (REGRESSION[0], CROSS_ENTROPY) else None
-    if plain is None or not isinstance(loss, Tensor) or loss.numel() != 1 or float(loss) <= 0:
-        return 0.0
-    return max(0.0, 1 - plain / float(loss))
+def beside(loss: Any, outputs: Any, targets: Any, kind: str) -> tuple[float, bool]:
+    """The share of a loss that is not the plain error of the outputs, where that is known: a penalty, say; and whether
+    the loss is another one than the plain mean or sum, so that items may weigh differently.
+
+    >>> z, y = torch.zeros(4, 1), torch.ones(4, 1)
+    >>> beside(torch.tensor(2.0), z, y, "squared error"), beside(torch.tensor(1.0), z, y, "squared error")
+    ((0.5, True), (0.0, False))
+    """
+    plain = _values(outputs, targets).get(kind)
+    if not plain or not isinstance(loss, Tensor) or loss.numel() != 1 or float(loss) <= 0:
+        return 0.0, False
+    same = any(abs(float(loss) - each) < 0.02 * each for each in (plain, plain * len(targets)))
+    of_sum = kind in (REGRESSION[0], CROSS_ENTROPY) and not same
+    return (max(0.0, 1 - plain / float(loss)) if of_sum else 0.0), not same
 
 
 def _values(outputs: Any, targets: Any) -> dict[str, float]:

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from surefoot.diagnose.finding import Evidence, Severity
+from surefoot.diagnose.knowledge import LANGUAGES, Words
+
+
+def in_words(words: Words) -> tuple[tuple[str, str], ...]:
+    """A sentence in all languages, as `details` are."""
+    return tuple((language, words(language)) for language in LANGUAGES)
 
 
 @dataclass(frozen=True)

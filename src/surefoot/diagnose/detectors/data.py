@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from surefoot.diagnose.checks.losses import REGRESSION
-from surefoot.diagnose.detectors.claim import Claim
+from surefoot.diagnose.detectors.claim import Claim, in_words
 from surefoot.diagnose.finding import Evidence
+from surefoot.diagnose.knowledge import sentence
 from surefoot.diagnose.reading import Reading, median
 from surefoot.watch.batches import Moments
 from surefoot.watch.picks import Floats
@@ -78,6 +79,7 @@ def bad_batch(r: Reading) -> Iterator[Claim]:
     """Single steps whose loss is as bad as if nothing had been learnt, in a training that learns."""
     found = r.spikes
     odd = sum(m.odd for m in r.signals.batches.train.moments().values())
+    found = found or [int(step) - 1 for step in r.facts.get("leaps", ()) if odd and 0 < step <= len(r.losses)]
     if not 1 <= len(found) <= 0.06 * len(r.losses) or r.data_batch < 4:
         return
     if not odd and (r.now < 0.2 or r.largest > STEADY or not r.apart > APART):  # chance or the rate may be to blame
@@ -191,7 +193,7 @@ def imbalance(r: Reading) -> Iterator[Claim]:
     if share > 0.85 and r.steps >= 30 and r.now < 0.7:
         yield Claim(
             "class-imbalance",
-            "warning" if r.now < (0.25 if share < 0.92 else 0.4) else "info",
+            "warning" if r.now < (0.25 if share < 0.92 else 0.4) and not r.facts.get("weighted") else "info",
             (Evidence("class_share", share, 0.85), Evidence("loss", r.level), Evidence("base_rate", r.base)),
             symptom="silent" if r.level < 0.5 * r.start else "",
         )
@@ -209,6 +211,9 @@ def numbered_classes(r: Reading) -> Iterator[Claim]:
         return
     values, low, high = data.targets, data.targets.low, data.targets.high
     flat = float(np.mean(values.std)) > 0.22 * (high - low)  # of a uniform distribution 0.29
+    if low == 0 and high == 1 and values.count >= 32 and r.facts["loss_kind"] == REGRESSION[1]:
+        yield Claim("loss-mismatch", "warning", (Evidence("target_low", low), Evidence("target_high", high)),
+                    certain=True, details=in_words(sentence("bits-by-absolute-error")))  # fmt: skip
     if low == 0 and 3 <= high <= 20 and flat and values.count >= 64:
         yield Claim("loss-mismatch", "info", (Evidence("target_low", low), Evidence("target_high", high)))
 

@@ -10,10 +10,9 @@ from surefoot.diagnose import symptom as seen
 from surefoot.diagnose.base import blank_loss
 from surefoot.diagnose.detectors.claim import Claim
 from surefoot.diagnose.finding import Evidence
-from surefoot.diagnose.reading import Reading, median
+from surefoot.diagnose.reading import FAR_OFF, Reading, median
 from surefoot.watch.layers import FIELDS
 
-FAR = 4.0  # times the loss of outputs of 0
 EXPLODED = 100.0  # what activations may grow by from the first to the last layer
 LARGE, SMALL = 4.0, 0.15  # of a weight's size times the root of its inputs, which is near 1 where variance is kept
 
@@ -66,15 +65,11 @@ def early(r: Reading) -> float:
 
 def far_outputs(r: Reading) -> Iterator[Claim]:
     """A first loss far above that of outputs of 0: the outputs are large before anything is learnt."""
-    blank = blank_loss(r.signals)
-    if r.steps < 4 or not np.isfinite(blank) or not len(r.finite) or "input-unscaled" in r.facts:
-        return
-    start = float(r.finite[0])
-    if start > FAR * blank and r.steps >= 4:
+    if r.steps >= 4 and r.far_off and "input-unscaled" not in r.facts:
         yield Claim(
             "init-too-large",
             "warning" if r.now < 0.5 else "info",
-            (Evidence("loss_start", start, FAR * blank), Evidence("loss", r.level)),
+            (Evidence("loss_start", float(r.finite[0]), FAR_OFF * blank_loss(r.signals)), Evidence("loss", r.level)),
         )
 
 

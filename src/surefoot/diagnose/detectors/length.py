@@ -75,6 +75,8 @@ def unlearnable(r: Reading) -> Iterator[Claim]:
         return
     noise = r.early_agreement < NOISE and r.early_overshoot < 2 * NOISE
     noise = noise or (r.agreement < 0 and r.overshoot < 0 and r.usual < 0.02)  # what was common to all items is learnt
+    losses = [v.loss for v in r.signals.validations.items if math.isfinite(v.loss)]
+    noise = noise or (len(losses) >= 3 and min(losses) > 0.97 * r.base > 0)
     if (
         abs(r.now) < 2 * seen.NOTHING
         and r.learned < 0.15

@@ -14,6 +14,7 @@ from surefoot.diagnose.reading import Reading, median
 from surefoot.watch.signals import Look
 
 HIGH, LOW = 0.3, 1.5e-3  # the largest update / weight
+BEYOND = -0.15  # overshoot
 LARGE_GAIN = 4.0  # initial weights beyond which update / weight says little of the rate
 SMALL_BATCH = 4
 DECAY = 0.5  # the share of the update, or of the gradient, that is decay
@@ -33,6 +34,14 @@ def too_high(r: Reading) -> Iterator[Claim]:
         yield Claim("lr-too-high", "critical", evidence)
     elif leaps and r.steps >= 8 and r.largest > HIGH and r.now < 0.5:
         yield Claim("lr-too-high", "critical" if r.now < seen.NOTHING else "warning", evidence)
+
+
+def beyond(r: Reading) -> Iterator[Claim]:
+    """Steps that end beyond the bottom from the first ones on, and a loss that has come to rest far up."""
+    overshoots = r.early_overshoot < BEYOND and r.overshoot < BEYOND and r.largest > HIGH / 2
+    if r.steps >= 30 and overshoots and 0.1 < r.now < 0.5 and not seen.falling(r):
+        yield Claim("lr-too-high", "info", (Evidence("overshoot", r.overshoot, BEYOND),
+                    Evidence("update_ratio", r.largest), Evidence("loss", r.level)))  # fmt: skip
 
 
 def too_low(r: Reading) -> Iterator[Claim]:
@@ -85,7 +94,7 @@ def warmup(r: Reading) -> Iterator[Claim]:
     start, peak = float(r.finite[0]), float(first.max())
     if r.facts.get("normalised") and int((first > 1.1 * max(start, r.reference)).sum()) >= 2:
         evidence = (Evidence("loss_peak", peak), Evidence("loss_start", start), Evidence("update_ratio", r.largest))
-        if peak > 2.5 * max(start, r.reference) and r.now < 0.5:
+        if peak > 2 * max(start, r.reference) and r.now < 0.5 and r.largest > HIGH / 2:
             yield Claim("lr-too-high", "warning", evidence)
         yield Claim("no-warmup", "info", evidence)
 
@@ -115,7 +124,8 @@ def slow_kind(r: Reading) -> Iterator[Claim]:
 def batch_size(r: Reading) -> Iterator[Claim]:
     """Batches so small that steps are noise, or so large that there are hardly any steps."""
     if 0 < r.data_batch <= SMALL_BATCH and r.steps >= 50 and r.now < 0.4 and not r.largest < LOW:
-        yield Claim("batch-too-small", "warning", (Evidence("batch_size", r.data_batch, SMALL_BATCH),
+        severity = "warning" if r.data_batch <= 2 else "info"
+        yield Claim("batch-too-small", severity, (Evidence("batch_size", r.data_batch, SMALL_BATCH),
                     Evidence("agreement", r.agreement), Evidence("loss", r.level)))  # fmt: skip
     steps_an_epoch = r.facts.get("epoch", math.inf) - 1
     if steps_an_epoch <= 4 and r.data_batch >= 128 and r.over and r.now < 0.3 and r.agreement > 0.8 and r.steps < 500:
@@ -125,11 +135,11 @@ def batch_size(r: Reading) -> Iterator[Claim]:
 
 def regularised(r: Reading) -> Iterator[Claim]:
     """Weight decay or dropout that outweighs the loss."""
+    penalty = float(r.facts.get("beside", 0.0))
+    if penalty > PENALTY and r.steps >= 10:
+        yield Claim("over-regularised", "info", (Evidence("penalty_share", penalty, PENALTY),))
     if r.steps < 10 or r.now > 0.4:
         return
-    penalty = float(r.facts.get("beside", 0.0))
-    if penalty > PENALTY:
-        yield Claim("over-regularised", "info", (Evidence("penalty_share", penalty, PENALTY),))
     decay = _decay(r, r.late())
     if decay > DECAY and _decay(r, r.looks[:4]) > DECAY / 4:  # not only since the weights have grown
         yield Claim("over-regularised", "warning", (Evidence("decay_share", decay, DECAY),))
@@ -153,4 +163,4 @@ def _decay(r: Reading, looks: list[Look]) -> float:
     return median(shares)
 
 
-DETECTORS = (schedule, clipping, regularised, warmup, too_high, too_low, unsuited, slow_kind, batch_size)
+DETECTORS = (schedule, clipping, regularised, warmup, too_high, beyond, too_low, unsuited, slow_kind, batch_size)

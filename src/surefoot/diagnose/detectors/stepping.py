@@ -103,8 +103,9 @@ def _underflow(r: Reading) -> Iterator[Claim]:
     late = [look for look in r.late(0.8) if len(look.zeros) >= 2]
     if len(late) < SURE or r.steps < 10 or (r.now > 0.9 and not r.facts.get("half")):
         return
-    zeros = median([median(look.zeros[-2:]) for look in late])
-    if zeros > 0.9 and r.counts.first.get("broken_losses") is None and r.facts.get("slope", 0.0) > 0:
+    half = bool(r.facts.get("half"))  # else it takes all: heads that are not used have no gradient either
+    zeros = median([median(look.zeros[-2:]) if half else float(look.zeros.min()) for look in late])
+    if zeros > 0.9 and r.counts.first.get("broken_losses") is None and (half or r.facts.get("slope", 0.0) > 0):
         yield Claim(
             "loss-scale", "critical", (Evidence("zero_gradients", zeros, 0.9),), certain=True, symptom="no-op-step"
         )

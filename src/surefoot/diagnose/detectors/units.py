@@ -12,6 +12,7 @@ from surefoot.diagnose.reading import Reading
 from surefoot.watch.layers import FIELDS
 
 DEAD, SATURATED = 0.7, 0.5
+DEEP = 8  # matrices, of which next to no gradient in the first ones explains that nothing is learnt
 VANISHED, EXPLODED = 1e-3, 1e3
 
 
@@ -55,7 +56,7 @@ def through_depth(r: Reading) -> Iterator[Claim]:
         return
     names = [name for name, matrix in zip(r.signals.names, r.matrices, strict=True) if matrix]
     share = r.depth
-    if share < VANISHED:
+    if share < VANISHED or (share < 10 * VANISHED and len(r.matrices) >= DEEP and r.now < 0.05):
         yield Claim(
             "deep-vanishing",
             "critical",
