@@ -17,7 +17,7 @@ import surefoot as sf
 from surefoot.diagnose.finding import Finding
 from surefoot.diagnose.weighing import exchanged, weighed
 
-DEEP = replace(SOUND, depth=8, optimizer=torch.optim.SGD, lr=0.1, steps=60)
+DEEP = replace(SOUND, depth=6, optimizer=torch.optim.SGD, lr=0.1, steps=60)
 RANKED = {  # the setting, its cause, the neighbours that dynamics alone might name
     "ten times too high": (CASES["adam at 1"][1], "lr-too-high", ("input-unscaled", "init-too-large", "no-warmup")),
     "too low": (CASES["adam at 1e-6"][1], "lr-too-low", ("optimizer-unsuited", "batch-too-large", "undertrained")),

@@ -31,6 +31,8 @@ def base_rate(signals: Signals) -> float:
         return float(np.mean(-share * np.log(share) - (1 - share) * np.log(1 - share))) * scale
     if kind == "squared error":
         return float(np.mean(std**2)) * scale
+    if kind in ("Huber loss", "smooth L1 loss"):  # squares of what is below 1, sizes of what is above
+        return float(np.mean(np.minimum(std**2 / 2, std * math.sqrt(2 / math.pi)))) * scale
     if kind == "absolute error":
         return float(np.mean(std)) * math.sqrt(2 / math.pi) * scale
     return math.nan
@@ -44,6 +46,14 @@ def blank_loss(signals: Signals) -> float:
         return math.log(signals.facts["outputs"]) * scale
     if kind == "BCE with logits":
         return math.log(2) * scale
-    if kind == "squared error" and targets.count:
-        return float(np.mean(targets.mean**2 + targets.std**2)) * scale
-    return math.nan
+    if not targets.count:
+        return math.nan
+    squares = targets.mean**2 + targets.std**2
+    sizes = np.sqrt(targets.mean**2 + targets.std**2 * 2 / math.pi)  # of normal distributions, nearly
+    found = {
+        "squared error": squares,
+        "absolute error": sizes,
+        "Huber loss": np.minimum(squares / 2, sizes),
+        "smooth L1 loss": np.minimum(squares / 2, sizes),
+    }
+    return float(np.mean(found[kind])) * scale if kind in found else math.nan

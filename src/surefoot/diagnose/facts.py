@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from surefoot.diagnose.checks import (
 from surefoot.diagnose.checks.losses import REGRESSION, kind_in_graph, kind_of
 from surefoot.diagnose.checks.slope import CERTAIN, aligned, towards
 from surefoot.diagnose.checks.strays import strays
-from surefoot.diagnose.checks.values import beside, kind_by_value
+from surefoot.diagnose.checks.values import beside, is_plain, kind_by_value
 from surefoot.diagnose.detectors.claim import Claim, in_words
 from surefoot.diagnose.finding import Evidence
 from surefoot.diagnose.reading import Reading
@@ -77,7 +76,8 @@ def of_pass(one: Passed, collector: Collector) -> Iterator[Claim]:
         facts["weighted"] = facts["weighted"] or weighted
     yield from of_parameters(one, collector)
     found = unscaled_inputs(one.inputs, collector.model) + activation(outputs, kind)
-    if one.criterion is not None or not kind.startswith("BCE") or same_shape(outputs, targets):  # else made of targets
+    whole = isinstance(one.loss, Tensor) and one.loss.numel() == 1  # else items may be left out of it afterwards
+    if not kind.startswith("BCE") or (whole and one.criterion) or is_plain(one.loss, outputs, targets, kind):
         found += labels(outputs, targets, kind)
     found += shapes(outputs, targets, one.criterion or kind) + reach(outputs, targets, kind)
     found += unscaled_targets(targets, kind)
@@ -171,10 +171,6 @@ def trained_otherwise(claim: Claim, r: Reading) -> bool:
 def foreseen(claim: Claim, r: Reading) -> bool:
     """Whether the model knows where its targets lie: its first outputs are there, and not at 0."""
     return claim.cause == "target-unscaled" and r.start < 1.5 * r.base < 0.5 * blank_loss(r.signals)
-
-
-def same_shape(outputs: Any, targets: Any) -> bool:
-    return isinstance(outputs, Tensor) and isinstance(targets, Tensor) and outputs.shape == targets.shape
 
 
 def claim_of(found: Found, step: int) -> Claim:

@@ -15,6 +15,7 @@ from surefoot.watch.picks import Floats, Mask
 from surefoot.watch.signals import Counts, Look, Signals
 
 NAN = float("nan")
+POOL = 16.0  # items
 FAR_OFF = 4.0  # times the loss of outputs of 0
 SPIKE = 8.0  # sizes of the usual jump
 
@@ -56,6 +57,15 @@ class Reading:
         return self.losses[np.isfinite(self.losses)]
 
     @cached_property
+    def pooled(self) -> Floats:
+        """The finite losses; of batches of few items the means of several, for single items' losses say little."""
+        together = max(1, round(POOL / self.data_batch)) if self.data_batch else 1
+        count = len(self.finite) // together
+        if together == 1 or count < 8:
+            return self.finite
+        return self.finite[len(self.finite) - count * together :].reshape(count, together).mean(1)
+
+    @cached_property
     def start(self) -> float:
         """The loss at the start."""
         return median(self.finite[:3])
@@ -63,14 +73,14 @@ class Reading:
     @cached_property
     def level(self) -> float:
         """The loss now: the median of the last tenth, of five steps at least."""
-        return median(self.finite[-max(5, len(self.finite) // 10) :])
+        return median(self.pooled[-max(5, len(self.pooled) // 10) :])
 
     @cached_property
     def smooth(self) -> Floats:
         """The loss as medians of 16 parts of the training, or fewer."""
         if len(self.finite) < 8:
             return self.finite
-        parts = np.array_split(self.finite, min(16, len(self.finite) // 4))
+        parts = np.array_split(self.pooled, min(16, len(self.pooled) // 4))
         return np.array([median(part) for part in parts])
 
     @cached_property
@@ -128,7 +138,7 @@ class Reading:
 
     @cached_property
     def _fall(self) -> tuple[float, float]:
-        tail = self.finite[len(self.finite) // 2 :]
+        tail = self.pooled[len(self.pooled) // 2 :]
         if len(tail) < 8:
             return NAN, 0.0
         one, two = np.array_split(tail, 2)

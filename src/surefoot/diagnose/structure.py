@@ -27,9 +27,11 @@ def structure(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> 
         "symmetric": symmetric(model),
         "alike": alike(model),
         "narrow": narrow(model),
+        "linear": linear(model),
         "half": half(model),
         "dropout": max((float(m.p) for m in model.modules() if isinstance(m, DROPOUT)), default=0.0),
         "normalised": all(normalised(optimizer) for optimizer in optimizers),
+        "second_order": any("history_size" in group for group in groups),  # L-BFGS, which wants whole batches
         "accumulating": any("initial_accumulator_value" in group for group in groups),  # Adagrad's rates only shrink
         "momentum": max((float(group.get("momentum", 1.0)) for group in groups), default=1.0),
         "maximize": all(group.get("maximize", False) for group in groups),
@@ -86,8 +88,13 @@ def narrow(model: nn.Module) -> dict[str, int]:
     pairs = itertools.pairwise(layers)
     found = {name: width for (name, _, width), (_, enters, _) in pairs if width <= 2 and width == enters}
     embeddings = [(plain(name), m) for name, m in modules(model) if isinstance(m, nn.Embedding)]
-    single = [(name, 1) for name, m in embeddings if m.embedding_dim == 1]
-    return found | dict(single if len(single) == len(embeddings) else ())
+    return found if found or any(m.embedding_dim > 1 for _, m in embeddings) else {name: 1 for name, _ in embeddings}
+
+
+def linear(model: nn.Module) -> bool:
+    """Whether one linear layer is all that can learn."""
+    learning = [part for _, part in modules(model) if any(True for _ in part.parameters(recurse=False))]
+    return len(learning) == 1 and isinstance(learning[0], nn.Linear)
 
 
 def half(model: nn.Module) -> bool:

@@ -160,7 +160,7 @@ class Collector:
             if flat and torch.is_grad_enabled() and one.training and not self.validating:
                 self.signals.counts.add("flat_losses", self.step)
             one.loss = loss.detach() if isinstance(loss, Tensor) else loss
-            self._evaluated(one)
+            self._evaluated(one, own=torch.is_grad_enabled() or self._validations.peeked(inputs))
             return
         last = self._open[-1] if self._open else None
         if criterion is None and last is not None and not last.fired and last.criterion is not None:
@@ -174,9 +174,9 @@ class Collector:
         if len(self._open) > WAITING and not self._open[0].fired:
             self._evaluated(self._open.pop(0))
 
-    def _evaluated(self, one: Passed) -> None:
+    def _evaluated(self, one: Passed, own: bool = True) -> None:
         """A pass that leads to no step."""
-        self._validations.add(one, self.step, self.validating)
+        self._validations.add(one, self.step, self.validating, own)
         self._light.left = 0
 
     def _follow(self, one: Passed) -> None:

@@ -39,6 +39,7 @@ class Glance:
         self.on = False
         self._last: tuple[Look, Floats, Floats, float] | None = None  # the look before, its gradient and update
         self._old: Floats | None = None  # the weights before that look's step
+        self._first: Floats | None = None  # those before the first look's
         self._before: Floats | None = None  # the weights before the step
         self._gradient: Floats | None = None
         self._clip = NAN
@@ -59,7 +60,8 @@ class Glance:
             self.layers.begin()
         self._raw = {}
         if not self._handles:
-            self._handles = [self.picks.tensors[i].register_post_accumulate_grad_hook(self._note(i)) for i in self._big]
+            learn = [i for i in self._big if self.picks.tensors[i].requires_grad]  # some may have been frozen since
+            self._handles = [self.picks.tensors[i].register_post_accumulate_grad_hook(self._note(i)) for i in learn]
 
     def prepare(self, step: int) -> None:
         """A step is over: begin with the next if it is due."""
@@ -133,6 +135,9 @@ class Glance:
             zeros = self.picks.sums((gradient == 0).astype(float)) / np.maximum(self.picks.counts, 1)
             descent = _cosine(-gradient, update)
             look = Look(step, sizes(gradient), sizes(weights), sizes(update), zeros, moved, momentum=descent)
+        self._first = weights if self._first is None else self._first
+        away, length = weights - self._first, math.sqrt(_dot(update, update))
+        look.travel = math.sqrt(_dot(away, away)) / length if length else NAN
         look.clip = self._clip if clip != clip else clip
         look.layers = self.layers.table() if self.layers is not None else np.zeros((0, len(FIELDS)))
         self.signals.looks.append(look)
@@ -142,14 +147,16 @@ class Glance:
 
     def arrays(self) -> dict[str, Floats]:
         """What is to be kept of a look that the next step's gradient is still to complete."""
+        first = {} if self._first is None else {"first weights": self._first}
         if self._last is None:
-            return {}
+            return first
         _, gradient, update, _ = self._last
         weights = {} if self._old is None else {"last weights": self._old}
-        return {"last gradient": gradient, "last update": update, **weights}
+        return {"last gradient": gradient, "last update": update, **weights, **first}
 
     def load(self, arrays: Mapping[str, Floats]) -> None:
         """Take up what `arrays` gave; the signals are there already."""
+        self._first = arrays.get("first weights")
         if "last gradient" in arrays:
             gradient, update = arrays["last gradient"], arrays["last update"]
             self._last = (self.signals.looks.items[-1], gradient, update, _dot(gradient, update))

@@ -59,6 +59,7 @@ class Look:
     clip: what clipping multiplied gradients by; NaN if unknown
     noise: how much this gradient and the next one differ, relative to their sizes
     undone: the share of elements that had moved and were back where they had been before the next step
+    travel: how far the weights are from those of the first look, in updates of this step's length
     layers: what entered the layers, `[layers, fields]`
     """
 
@@ -74,6 +75,7 @@ class Look:
     clip: float = float("nan")
     noise: float = float("nan")
     undone: float = float("nan")
+    travel: float = float("nan")
     layers: Floats = field(default_factory=lambda: np.zeros((0, len(FIELDS))))
 
     def numbers(self, signals: Signals) -> dict[str, float]:

@@ -33,14 +33,19 @@ class Validations:
         """The model is called without gradients, in training mode or not."""
         self._peeked = [*self._peeked[1 - LOOKED_AT :], (inputs, training)]
 
-    def add(self, one: Passed, step: int, told: bool) -> None:
+    def peeked(self, inputs: Any) -> bool:
+        """Whether the model was last called with these inputs, without gradients."""
+        return any(each[0] is inputs for each in self._peeked)
+
+    def add(self, one: Passed, step: int, told: bool, own: bool = True) -> None:
         """A pass whose loss leads to no step.
 
         Args:
             told: whether the user says that it is validation; of training items it is none otherwise
+            own: whether it is known to be one of this model, and not of a teacher's or an averaged one
         """
         self._peeked = [peeked for peeked in self._peeked if peeked[0] is not one.inputs]
-        if self._passes < LOOKED_AT:
+        if self._passes < LOOKED_AT and own:
             if not told and self.signals.batches.known(one.inputs) > 0.5:
                 return
             self._note(one.inputs, one.targets)

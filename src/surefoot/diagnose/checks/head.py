@@ -13,7 +13,9 @@ from surefoot.diagnose.checks.losses import (
     BCE_LOGITS,
     CROSS_ENTROPY,
     NLL,
+    POISSON,
     REGRESSION,
+    clamped,
     classes_first,
     finite,
     kind_of,
@@ -24,7 +26,9 @@ from surefoot.diagnose.checks.losses import (
 from surefoot.diagnose.knowledge import sentence
 
 ACTIVATIONS = {"softmax": "softmax", "sigmoid": "sigmoid", "relu": "ReLU", "tanh": "tanh"}  # autograd's names: ours
-RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, float("inf")), "softplus": (0.0, float("inf"))}
+RANGES = {
+    "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, float("inf")), "softplus": (0.0, float("inf")),
+    "hardsigmoid": (0.0, 1.0), "hardtanh": (-1.0, 1.0), "softmax": (0.0, 1.0), "exp": (0.0, float("inf"))}  # fmt: skip
 FEW = 0.01  # a share of targets that an output may miss: outliers
 
 
@@ -75,6 +79,8 @@ def labels(outputs: Any, targets: Any, loss: Any) -> list[Found]:
     if kind in (BCE, BCE_LOGITS) and (low < 0 or high > 1):
         text = sentence("outside-0-to-1", low=low, high=high, loss=sentence(kind))
         return [Found("loss-mismatch", text, (), seen)]
+    if kind == POISSON and low < 0:
+        return [Found("loss-mismatch", sentence("negative-counts", low=low), (), seen)]
     if kind in REGRESSION and _indices_for(outputs, targets):
         text = sentence("class-numbers-as-values", outputs=outputs.shape[1], loss=sentence(kind))
         return [Found("loss-mismatch", text, (), seen)]
@@ -123,9 +129,10 @@ def reach(outputs: Any, targets: Any, loss: Any) -> list[Found]:
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or kind_of(loss) not in REGRESSION:
         return []
     made_by = last_operation(outputs)
-    if made_by not in RANGES:
+    limits = clamped(outputs) if made_by == "clamp" else RANGES.get(made_by)
+    if limits is None:
         return []
-    low, high = RANGES[made_by]
+    low, high = limits
     values = finite(targets)
     beyond = float(((values < low) | (values > high)).float().mean()) if values.numel() else 0.0
     if beyond <= FEW:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from surefoot.watch.graph import REARRANGING, SELECTING, behind, operation
 
 CROSS_ENTROPY, NLL, BCE, BCE_LOGITS = "cross-entropy", "negative log-likelihood", "BCE", "BCE with logits"
+POISSON = "Poisson likelihood"
 REGRESSION = ("squared error", "absolute error", "Huber loss", "smooth L1 loss")
 KINDS: dict[Any, str] = {
     nn.CrossEntropyLoss: CROSS_ENTROPY,
@@ -27,6 +28,8 @@ KINDS: dict[Any, str] = {
     F.l1_loss: REGRESSION[1],
     nn.HuberLoss: REGRESSION[2],
     F.huber_loss: REGRESSION[2],
+    nn.PoissonNLLLoss: POISSON,
+    F.poisson_nll_loss: POISSON,
     nn.SmoothL1Loss: REGRESSION[3],
     F.smooth_l1_loss: REGRESSION[3],
 }
@@ -37,6 +40,7 @@ KERNELS = {
     "SmoothL1Loss": REGRESSION[3],
 }  # fmt: skip
 POWERS = {"Pow": REGRESSION[0], "Abs": REGRESSION[1]}  # of a difference
+PICKING = {"Expand", "Index", "IndexSelect", "MaskedSelect"}  # some items, or each several times
 FAR = 48  # nodes of autograd's graph that are looked at
 
 
@@ -63,7 +67,7 @@ def kind_in_graph(loss: Any, outputs: Any) -> str:
         if not kind:
             waiting += [each for each in inputs if each is not None]
             continue
-        made = [behind(each, REARRANGING | {"Expand"}) for each in inputs]
+        made = [behind(each, REARRANGING | PICKING) for each in inputs]
         if kind == NLL and operation(made[0]) == "LogSoftmax" and made[0] is not end:
             kind, made = CROSS_ENTROPY, [behind(made[0].next_functions[0][0])]
         found.append(kind if any(each is end or each is behind(end) for each in made) else "")
@@ -108,6 +112,13 @@ def name_of(kind: str) -> str:
 def last_operation(outputs: Any) -> str:
     """The name of the operation that made a tensor, such as "softmax"; "" where autograd does not tell."""
     return operation(behind(getattr(outputs, "grad_fn", None), SELECTING)).lower()
+
+
+def clamped(outputs: Tensor) -> tuple[float, float]:
+    """The limits that a clamp has set."""
+    node: Any = behind(outputs.grad_fn, SELECTING)
+    low, high = (getattr(node, name, None) for name in ("_saved_min", "_saved_max"))
+    return -float("inf") if low is None else float(low), float("inf") if high is None else float(high)
 
 
 def classes_first(outputs: Tensor) -> Tensor:

@@ -52,9 +52,21 @@ def beside(loss: Any, outputs: Any, targets: Any, kind: str) -> tuple[float, boo
     plain = _values(outputs, targets).get(kind)
     if not plain or not isinstance(loss, Tensor) or loss.numel() != 1 or float(loss) <= 0:
         return 0.0, False
-    same = any(abs(float(loss) - each) < 0.02 * each for each in (plain, plain * len(targets)))
+    same = _same(loss, plain, targets)
     of_sum = kind in (REGRESSION[0], CROSS_ENTROPY) and not same
     return (max(0.0, 1 - plain / float(loss)) if of_sum else 0.0), not same
+
+
+@torch.no_grad()
+def is_plain(loss: Any, outputs: Any, targets: Any, kind: str) -> bool:
+    """Whether a loss is the plain one of a kind, of just these targets."""
+    plain = _values(outputs, targets).get(kind)
+    return plain is not None and isinstance(loss, Tensor) and loss.numel() == 1 and _same(loss, plain, targets)
+
+
+def _same(loss: Tensor, plain: float, targets: Tensor) -> bool:
+    """Whether a loss is a plain one, as a mean or a sum."""
+    return any(abs(float(loss) - each) < 0.02 * abs(each) for each in (plain, plain * len(targets)))
 
 
 def _values(outputs: Any, targets: Any) -> dict[str, float]:
@@ -68,6 +80,5 @@ def _values(outputs: Any, targets: Any) -> dict[str, float]:
     if y.shape != z.shape or not z.numel():
         return {}
     y = y.float()
-    unit = bool(((y >= 0) & (y <= 1)).all())
-    fit = {BCE_LOGITS: unit, BCE: unit and bool(((z >= 0) & (z <= 1)).all())}
-    return {kind: abs(float(loss(z, y))) for kind, loss in NUMBERS.items() if fit.get(kind, True)}
+    units = bool(((y >= 0) & (y <= 1)).all()) and bool(((z >= 0) & (z <= 1)).all())
+    return {kind: abs(float(loss(z, y))) for kind, loss in NUMBERS.items() if kind != BCE or units}

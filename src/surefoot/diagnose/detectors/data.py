@@ -78,7 +78,9 @@ def between_batches(r: Reading) -> tuple[float, float] | None:
 def bad_batch(r: Reading) -> Iterator[Claim]:
     """Single steps whose loss is as bad as if nothing had been learnt, in a training that learns."""
     found = r.spikes
-    odd = sum(m.odd for m in r.signals.batches.train.moments().values())
+    data = r.signals.batches.train
+    meant = r.facts.get("loss_kind") in REGRESSION[1:]  # a loss that does not mind outliers in its targets
+    odd = sum(m.odd for m in (data.inputs.values() if meant else data.moments().values()))
     found = found or [int(step) - 1 for step in r.facts.get("leaps", ()) if odd and 0 < step <= len(r.losses)]
     if not 1 <= len(found) <= 0.06 * len(r.losses) or r.data_batch < 4:
         return

@@ -84,9 +84,10 @@ def unlearnable(r: Reading) -> Iterator[Claim]:
         and noise
         and r.depth > seen.DEPTH
     ):
+        linear = bool(r.facts.get("linear"))  # then it may be that the data need more than one layer
         yield Claim(
-            "data-unlearnable",
-            "critical",
+            "too-little-capacity" if linear else "data-unlearnable",
+            "warning" if linear else "critical",
             (
                 Evidence("loss", r.level),
                 Evidence("base_rate", r.base),
@@ -109,7 +110,9 @@ def capacity(r: Reading) -> Iterator[Claim]:
     narrow: dict[str, int] = r.facts.get("narrow", {})
     bottom = -0.1 if 1 in narrow.values() else seen.NOTHING
     if narrow and r.steps >= 50 and bottom < r.now < 0.6:
-        yield Claim("too-little-capacity", "warning", (Evidence("width", min(narrow.values())),), tuple(narrow))
+        embedded = not r.facts.get("gains")  # one number an item may be all that there is: a player's strength, say
+        yield Claim("too-little-capacity", "info" if embedded else "warning",
+                    (Evidence("width", min(narrow.values())),), tuple(narrow))  # fmt: skip
 
 
 DETECTORS = (overtrained, unlearnable, capacity, undertrained, input_bound)

@@ -17,7 +17,7 @@ HIGH, LOW = 0.3, 1.5e-3  # the largest update / weight
 BEYOND = -0.15  # overshoot
 LARGE_GAIN = 4.0  # initial weights beyond which update / weight says little of the rate
 SMALL_BATCH = 4
-DECAY = 0.5  # the share of the update, or of the gradient, that is decay
+DECAY = 0.4  # the share of the update, or of the gradient, that is decay
 DROPOUT = 0.7
 PENALTY = 0.3  # the share of the loss
 SPREAD = 50.0  # of update / weight over the layers
@@ -38,7 +38,7 @@ def too_high(r: Reading) -> Iterator[Claim]:
 
 def beyond(r: Reading) -> Iterator[Claim]:
     """Steps that end beyond the bottom from the first ones on, and a loss that has come to rest far up."""
-    overshoots = r.early_overshoot < BEYOND and r.overshoot < BEYOND and r.largest > HIGH / 2
+    overshoots = r.early_overshoot < BEYOND and r.largest > HIGH / 2
     if r.steps >= 30 and overshoots and 0.1 < r.now < 0.5 and not seen.falling(r):
         yield Claim("lr-too-high", "info", (Evidence("overshoot", r.overshoot, BEYOND),
                     Evidence("update_ratio", r.largest), Evidence("loss", r.level)))  # fmt: skip
@@ -69,9 +69,10 @@ def schedule(r: Reading) -> Iterator[Claim]:
         if not small:
             break
         tail += 1
-    if tail > 0.4 * len(lrs) and int(lrs.argmax()) < len(lrs) - tail and r.now < 0.9:
+    if tail > 0.4 * len(lrs) and int(lrs.argmax()) < len(lrs) - tail:
         first = int(r.at[len(r.at) - tail]) if tail < len(r.at) else 0
-        yield Claim("schedule-too-fast", "warning", (Evidence("lr", float(lrs[-1])), Evidence("lr_peak", top),
+        severity = "warning" if r.now < 0.9 else "info"
+        yield Claim("schedule-too-fast", severity, (Evidence("lr", float(lrs[-1])), Evidence("lr_peak", top),
                     Evidence("steps", tail)), first_step=first, certain=True)  # fmt: skip
 
 
@@ -96,6 +97,8 @@ def warmup(r: Reading) -> Iterator[Claim]:
         evidence = (Evidence("loss_peak", peak), Evidence("loss_start", start), Evidence("update_ratio", r.largest))
         if peak > 2 * max(start, r.reference) and r.now < 0.5 and r.largest > HIGH / 2:
             yield Claim("lr-too-high", "warning", evidence)
+        elif peak > 2 * max(start, r.reference) and r.largest > 1:
+            yield Claim("lr-too-high", "info", evidence)
         yield Claim("no-warmup", "info", evidence)
 
 
@@ -123,11 +126,11 @@ def slow_kind(r: Reading) -> Iterator[Claim]:
 
 def batch_size(r: Reading) -> Iterator[Claim]:
     """Batches so small that steps are noise, or so large that there are hardly any steps."""
-    if 0 < r.data_batch <= SMALL_BATCH and r.steps >= 50 and r.now < 0.4 and not r.largest < LOW:
-        severity = "warning" if r.data_batch <= 2 else "info"
+    if 0 < r.data_batch <= SMALL_BATCH and r.steps >= 50 and r.now < 0.7 and not r.largest < LOW:
+        severity = "warning" if r.data_batch <= 2 and r.now < 0.4 else "info"
         yield Claim("batch-too-small", severity, (Evidence("batch_size", r.data_batch, SMALL_BATCH),
                     Evidence("agreement", r.agreement), Evidence("loss", r.level)))  # fmt: skip
-    steps_an_epoch = r.facts.get("epoch", math.inf) - 1
+    steps_an_epoch = math.inf if r.facts.get("second_order") else r.facts.get("epoch", math.inf) - 1
     if steps_an_epoch <= 4 and r.data_batch >= 128 and r.over and r.now < 0.3 and r.agreement > 0.8 and r.steps < 500:
         yield Claim("batch-too-large", "warning", (Evidence("batch_size", r.data_batch), Evidence("steps_an_epoch",
                     steps_an_epoch, 4), Evidence("agreement", r.agreement)))  # fmt: skip
@@ -138,12 +141,12 @@ def regularised(r: Reading) -> Iterator[Claim]:
     penalty = float(r.facts.get("beside", 0.0))
     if penalty > PENALTY and r.steps >= 10:
         yield Claim("over-regularised", "info", (Evidence("penalty_share", penalty, PENALTY),))
-    if r.steps < 10 or r.now > 0.4:
+    if r.steps < 10 or r.now > 0.6:
         return
-    decay = _decay(r, r.late())
-    if decay > DECAY and _decay(r, r.looks[:4]) > DECAY / 4:  # not only since the weights have grown
+    decay, early = _decay(r, r.late()), _decay(r, r.looks[:4])  # not only since the weights have grown
+    if (decay > DECAY and early > DECAY / 3) or (early > 0.5 and decay > DECAY / 2):
         yield Claim("over-regularised", "warning", (Evidence("decay_share", decay, DECAY),))
-    elif r.facts.get("dropout", 0.0) > DROPOUT:
+    elif r.facts.get("dropout", 0.0) > DROPOUT and r.now < 0.4:
         yield Claim("over-regularised", "warning", (Evidence("dropout", r.facts["dropout"], DROPOUT),))
 
 

@@ -10,6 +10,7 @@ from surefoot.diagnose.detectors.claim import Claim
 from surefoot.diagnose.finding import Evidence
 from surefoot.diagnose.reading import Reading, median
 
+AGREED, NOWHERE = 0.3, 2.0  # gradients that agree, and weights no more than so many updates from where they were
 UPHILL = -0.1  # cosine between update and descent
 SURE = 3  # times that a thing happens before it is no chance
 
@@ -113,6 +114,14 @@ def _underflow(r: Reading) -> Iterator[Claim]:
 
 def without_effect(r: Reading) -> Iterator[Claim]:
     """There are gradients and a rate, and weights do not move: the update is rounded away, or goes elsewhere."""
+    travel = r.recent("travel")
+    if len(travel) >= 2 and r.steps >= 50 and r.agreement > AGREED and float(travel.max()) < NOWHERE:
+        yield Claim("step-without-effect", "critical", (Evidence("travel", median(travel), NOWHERE),
+                    Evidence("agreement", r.agreement)), symptom="no-op-step", certain=True)  # fmt: skip
+        return
+    still = not any(bool((look.update > 0).any()) for look in r.looks)
+    if still and bool((r.looks[0].weight != r.looks[-1].weight).any() if r.looks else False):
+        return  # weights move, between the steps: copied from elsewhere
     late = [look for look in r.late(0.8) if bool((look.grad > 0).any())]
     lrs = r.lrs[np.isfinite(r.lrs)]
     if (
@@ -127,7 +136,7 @@ def without_effect(r: Reading) -> Iterator[Claim]:
     if len(undone) >= SURE and median(undone) > 0.5:
         yield Claim("step-without-effect", "critical", (Evidence("undone", median(undone), 0.5),),
                     first_step=late[0].step, symptom="no-op-step", certain=True)  # fmt: skip
-    elif median(moved) < 0.1:
+    elif median(moved) < 0.1 and median(late[-1].grad) > 1e-2 * median(r.looks[0].grad):  # not only for having arrived
         yield Claim(
             "step-without-effect",
             "critical",
