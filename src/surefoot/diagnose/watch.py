@@ -20,6 +20,7 @@ from surefoot.diagnose.finding import Finding
 from surefoot.diagnose.inputs import Compared
 from surefoot.diagnose.probe import probe
 from surefoot.diagnose.runs import judged
+from surefoot.diagnose.symptom import LEAST
 from surefoot.diagnose.trials import Probe
 from surefoot.diagnose.weighing import weighed
 from surefoot.diagnose.words import verdict
@@ -50,7 +51,7 @@ class Watch:
         self.planned, self.ignore, self.on_finding, self.quiet = steps, tuple(ignore), on_finding, quiet
         self._failed: dict[str, str] = {}
         self._collector = Collector(model, optimizers, loss, self._look_at, self._stepped, self._guarded)
-        self._judge_due = Due(every=1000, growth=1.5)
+        self._judge_due = Due(every=1000, growth=1.6)
         self._facts: dict[str, Claim] = beginning(model, optimizers, loss, self._collector.signals)
         self._told, self._judged = set[str](), 0
         self._known, self._news = 0, 0  # how many facts are known; judgements that a new one still calls for
@@ -216,7 +217,8 @@ class Watch:
         known = len(self._facts) + len(self._collector.signals.counts.first)
         if known > self._known:  # a fact is told soon; some must be seen several times
             self._known, self._news = known, SOON
-        due = self._judge_due.next(since + 1) <= step or (self.planned is not None and since < self.planned <= step)
+        due = self._judge_due.next(max(since + 1, LEAST)) <= step
+        due = due or (self.planned is not None and since < self.planned <= step)
         if due or self._news:
             self._news = max(0, self._news - 1)
             self._judge()

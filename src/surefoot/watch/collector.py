@@ -18,14 +18,14 @@ from surefoot.watch.light import Light
 from surefoot.watch.pace import Pace
 from surefoot.watch.passed import NAN, Passed, number
 from surefoot.watch.picks import Floats
-from surefoot.watch.signals import Signals
+from surefoot.watch.signals import Signals, Step
 from surefoot.watch.tracked import Tracked
-from surefoot.watch.unread import Unread
+from surefoot.watch.unread import Unread, mean
 from surefoot.watch.validations import Validations
 from surefoot.watch.wiring import compiled, moody, named, plain
 
-DENSE = 32  # steps whose data are all looked at
-CLOSELY = 48  # steps that are all watched closely; of later ones some are, and of the others only the loss
+DENSE = 16  # steps whose data are all looked at
+CLOSELY = 32  # steps that are all watched closely; of later ones some are, and of the others only the loss
 WAITING = 64  # losses that backward has not reached
 MANY = 64  # tensors; the norms of more are worked out only where a step is looked at
 KEPT = 8  # batches that are kept to try things out on
@@ -66,8 +66,8 @@ class Collector:
         self._unread = Unread(self.signals, self._broken)
         self._pace = Pace()
         self._look_at, self._stepped, self._guard = look_at, stepped, guard
-        self._data_due = Due(every=64, growth=1.25, first=DENSE)
-        self._close_due = Due(every=64, growth=1.15, first=CLOSELY)
+        self._data_due = Due(every=256, growth=1.4, first=DENSE)
+        self._close_due = Due(every=128, growth=1.25, first=CLOSELY)
         self._light, self._until = Light(), 0
         self._open: list[Passed] = []  # passes since the last step that may lead to the next one
         self._fresh, self._backwards, self._scaled, self._looking = True, 0, False, False
@@ -262,7 +262,7 @@ class Collector:
         missing = {name for name, p in self._named if p.grad is None and id(p) in held}
         key = f"without {self.tracked.index(each)}"
         facts[key] = sorted(missing if key not in facts else missing & set(facts[key]))
-        if self.glance.layers is not None:
+        if facts[key] and self.glance.layers is not None:
             owners = {name.rpartition(".")[0] for name in facts[key]} - {name for name, _ in self.glance.layers.layers}
             self.glance.layers.others = {plain(n): m for n, m in modules(self.model) if plain(n) in owners}
 
@@ -327,10 +327,12 @@ class Collector:
             self._go_on()
 
     def _read_light(self) -> None:
-        for passes, rate in self._light.read():
+        if self._light.on:
+            self._unread.read()  # those before
+        for losses, rate, last in self._light.read():
             self.step += 1
             self.tracked[0].steps += 1
-            self._unread.add(self.step, passes, rate, NAN, len(passes), NAN)
+            self._unread.take(Step(self.step, mean(losses), rate, NAN, NAN, len(losses), NAN), last)
 
     def _go_on(self) -> None:
         """Tell of the step, and choose how the next one is watched."""
@@ -359,7 +361,7 @@ class Collector:
         norm: Tensor | float = NAN
         clip = NAN
         if self._norms:
-            norm = torch.stack([torch.as_tensor(n) for n in self._norms]).square().sum().sqrt()
+            norm = number(torch.stack([torch.as_tensor(n) for n in self._norms]).square().sum().sqrt())
         for each in self.tracked:
             last: Any = getattr(each.optimizer, "last", None) if each.ours else None
             if last is not None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from surefoot.watch.passed import Passed, numbers
 
-MOST = 16  # steps that are read together: their losses may be on a device, and their batches are held on to until then
+MOST = 32  # steps that are read together: their losses may be on a device, and their batches are held on to until then
 
 
 class Light:
@@ -61,17 +62,14 @@ class Light:
         self.left -= 1
         return self.left <= 0
 
-    def read(self) -> Iterator[tuple[list[Passed], float]]:
-        """Of each step since the last reading the passes, with their losses as numbers, and the rate."""
+    def read(self) -> Iterator[tuple[list[float], float, Callable[[], Passed]]]:
+        """Of each step since the last reading the losses, the rate, and what makes its last pass, if that is wanted."""
         ends, rates, passes = self._ends, self._rates, self._passes
         self._ends, self._rates, self._passes = [], [], passes[self._begun :]
         losses, begin = numbers([one[0] for one in passes[: self._begun]]), 0
         self._begun = 0
         for end, rate in zip(ends, rates, strict=True):
-            found = [_pass(*one) for one in passes[begin:end]]
-            for one, loss in zip(found, losses[begin:end], strict=True):
-                one.loss = loss
-            yield found, rate
+            yield losses[begin:end], rate, partial(_pass, *passes[end - 1])
             begin = end
 
     def pending(self) -> list[Passed]:

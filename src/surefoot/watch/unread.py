@@ -31,8 +31,8 @@ class Unread:
         self, step: int, passes: Sequence[Passed], lr: float, norm: Tensor | float, backwards: int, clip: float
     ) -> None:
         if not isinstance(norm, Tensor) and not self._steps and not any(isinstance(one.loss, Tensor) for one in passes):
-            losses = [float(one.loss) for one in passes]
-            self._take(Step(step, _mean(losses), lr, norm, _weight(passes), backwards, clip), passes)
+            loss = mean([float(one.loss) for one in passes])
+            self.take(Step(step, loss, lr, norm, _weight(passes), backwards, clip), _last(passes))
             return
         for one in passes:
             one.outputs = None
@@ -47,31 +47,43 @@ class Unread:
         steps, self._steps = self._steps, []
         values = iter(numbers([x for _, passes, _, norm, _, _ in steps for x in (*(p.loss for p in passes), norm)]))
         for step, passes, lr, _, backwards, clip in steps:
-            losses = [next(values) for _ in passes]
-            self._take(Step(step, _mean(losses), lr, next(values), _weight(passes), backwards, clip), passes)
+            loss = mean([next(values) for _ in passes])
+            self.take(Step(step, loss, lr, next(values), _weight(passes), backwards, clip), _last(passes))
 
-    def _take(self, step: Step, passes: Sequence[Passed]) -> None:
+    def take(self, step: Step, last: Callable[[], Passed] | None) -> None:
+        """Write down a step whose numbers are read.
+
+        Args:
+            last: gives its last pass, whose data are looked at where the loss is out of the ordinary; None of no pass
+        """
         self.signals.steps.append(step)
-        if passes and not isfinite(step.loss):
-            self.signals.counts.add("broken_losses", step.step)
-            if self.signals.counts.broken_losses <= BROKEN:
-                self._broken(passes[-1])
-        elif passes:
-            self._note_leap(step, passes)
+        if last is None:
+            return
+        if isfinite(step.loss):
+            self._note_leap(step, last)
+            return
+        self.signals.counts.add("broken_losses", step.step)
+        if self.signals.counts.broken_losses <= BROKEN:
+            self._broken(last())
 
-    def _note_leap(self, step: Step, passes: Sequence[Passed]) -> None:
+    def _note_leap(self, step: Step, last: Callable[[], Passed]) -> None:
         """Look at the data of a step whose loss is far larger than those before."""
         size = abs(step.loss)
         leaps: list[int] = self.signals.facts.setdefault("leaps", [])
         if size > LEAP * self._usual and step.step > EARLY and len(leaps) < MOST_LEAPS:
             leaps.append(step.step)
-            self._broken(passes[-1])
+            self._broken(last())
         else:
             self._usual = size if self._usual != self._usual else 0.9 * self._usual + 0.1 * size
 
 
-def _mean(losses: Sequence[float]) -> float:
+def mean(losses: Sequence[float]) -> float:
+    """Their mean; NaN of none."""
     return sum(losses) / len(losses) if losses else NAN
+
+
+def _last(passes: Sequence[Passed]) -> Callable[[], Passed] | None:
+    return (lambda: passes[-1]) if passes else None
 
 
 def _weight(passes: Sequence[Passed]) -> float:
