@@ -128,6 +128,41 @@ def scored(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+EXACT = {  # causes that one look tells: steps that must be taken before it can
+    "not-in-optimizer": 0, "frozen-in-optimizer": 0, "output-activation": 1, "output-range": 1, "loss-mismatch": 1,
+    "shape-broadcast": 1, "init-symmetric": 1, "loss-sum": 1, "input-unscaled": 2, "target-unscaled": 2,
+    "grad-not-cleared": 2, "no-gradient": 3, "sign-flipped": 3, "eval-mode": 3, "lr-zero": 3,
+}  # fmt: skip
+OF_AN_EPOCH = {"labels-constant", "train-mode", "train-val-mismatch"}
+
+
+def late(row: dict[str, Any]) -> tuple[str, float] | None:
+    """The cause of a fault that an exact check finds, and how many steps after it was first to be seen it was told;
+    None for all others."""
+    fault = FAULTS.get(row["name"])
+    if row["suite"] != "faults" or fault is None or "refused" in row or fault.program.factor is not None:
+        return None
+    if fault.cause in OF_AN_EPOCH:
+        items = fault.program.items or len(fault.program.of.data(0)[0])
+        visible = items // fault.program.batch
+    elif fault.cause in EXACT:
+        visible = EXACT[fault.cause]
+    else:
+        return None
+    told = row["told"].get(fault.cause)
+    return fault.cause, math.inf if told is None else max(0, told + 1 - visible)
+
+
+def lateness(rows: Sequence[dict[str, Any]]) -> None:
+    """How late exact checks are: the share of runs within three steps, and each cause's slowest run."""
+    found = [each for row in rows if (each := late(row)) is not None]
+    if found:
+        worst = {cause: max(steps for name, steps in found if name == cause) for cause in sorted({c for c, _ in found})}
+        soon = sum(steps <= 3 for _, steps in found) / len(found)
+        print(f"  exact checks: {soon:.1%} of {len(found)} runs within 3 steps; at the latest: ", end="")
+        print(", ".join(f"{cause} {steps:g}" for cause, steps in worst.items()))
+
+
 def interval(rows: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> tuple[float, float, float]:
     """A mean and its 95 % interval by resampling families."""
     families: defaultdict[str, list[float]] = defaultdict(list)
@@ -157,6 +192,7 @@ def table(part: str, rows: Sequence[dict[str, Any]]) -> None:
     for row in faults:
         by_cause[row["cause"]].append(row["among"])
     print("  by cause: " + ", ".join(f"{c} {sum(v)}/{len(v)}" for c, v in sorted(by_cause.items())))
+    lateness(rows)
     alarms(f"{part} part, sound", [row for row in rows if row["suite"] == "healthy"])
     mended = [row for row in rows if row["suite"] == "mended"]
     if mended:

@@ -41,6 +41,8 @@ def base_rate(signals: Signals) -> float:
 def blank_loss(signals: Signals) -> float:
     """The loss of outputs that are all 0; NaN where it is unknown."""
     kind, targets = signals.facts.get("loss_kind", ""), signals.batches.train.targets
+    if signals.facts.get("weighted") and kind != CROSS_ENTROPY:
+        return math.nan
     scale = float(signals.facts.get("loss_items", 1.0))
     if kind == CROSS_ENTROPY and signals.facts.get("outputs", 0) > 1:
         return math.log(signals.facts["outputs"]) * scale

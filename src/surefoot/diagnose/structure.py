@@ -86,7 +86,11 @@ def narrow(model: nn.Module) -> dict[str, int]:
     """Hidden layers of one or two units that all that follows must do with, and embeddings of one number."""
     layers = [(plain(name), m.in_features, m.out_features) for name, m in modules(model) if isinstance(m, nn.Linear)]
     pairs = itertools.pairwise(layers)
-    found = {name: width for (name, _, width), (_, enters, _) in pairs if width <= 2 and width == enters}
+    found = {
+        name: width
+        for (name, _, width), (following, enters, _) in pairs
+        if width <= 2 and width == enters and name.rpartition(".")[0] == following.rpartition(".")[0]  # of one chain
+    }
     embeddings = [(plain(name), m) for name, m in modules(model) if isinstance(m, nn.Embedding)]
     return found if found or any(m.embedding_dim > 1 for _, m in embeddings) else {name: 1 for name, _ in embeddings}
 

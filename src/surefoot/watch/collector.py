@@ -28,6 +28,7 @@ DENSE = 16  # steps whose data are all looked at
 CLOSELY = 32  # steps that are all watched closely; of later ones some are, and of the others only the loss
 WAITING = 64  # losses that backward has not reached
 MANY = 64  # tensors; the norms of more are worked out only where a step is looked at
+OF_PAIRS = (nn.MarginRankingLoss, nn.CosineEmbeddingLoss, nn.TripletMarginLoss, nn.TripletMarginWithDistanceLoss)
 KEPT = 8  # batches that are kept to try things out on
 
 
@@ -131,6 +132,7 @@ class Collector:
     def _compared(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Any) -> None:
         outputs = args[0] if args else kwargs.get("input")
         targets = args[1] if len(args) > 1 else kwargs.get("target")
+        targets = None if isinstance(module, OF_PAIRS) else targets  # what comes second there are outputs as well
         self.passed(loss, outputs, targets, None, None, module)
 
     def passed(

@@ -127,7 +127,7 @@ def slow_kind(r: Reading) -> Iterator[Claim]:
 def batch_size(r: Reading) -> Iterator[Claim]:
     """Batches so small that steps are noise, or so large that there are hardly any steps."""
     if 0 < r.data_batch <= SMALL_BATCH and r.steps >= 50 and r.now < 0.7 and not r.largest < LOW:
-        severity = "warning" if r.data_batch <= 2 and r.now < 0.4 else "info"
+        severity = "warning" if r.data_batch <= 2 and r.now < 0.2 else "info"
         yield Claim("batch-too-small", severity, (Evidence("batch_size", r.data_batch, SMALL_BATCH),
                     Evidence("agreement", r.agreement), Evidence("loss", r.level)))  # fmt: skip
     steps_an_epoch = math.inf if r.facts.get("second_order") else r.facts.get("epoch", math.inf) - 1
