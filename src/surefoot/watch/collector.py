@@ -17,6 +17,7 @@ from surefoot.watch.glance import Glance
 from surefoot.watch.light import Light
 from surefoot.watch.pace import Pace
 from surefoot.watch.passed import NAN, Passed, number
+from surefoot.watch.passes import Passes
 from surefoot.watch.picks import Floats
 from surefoot.watch.signals import Signals, Step
 from surefoot.watch.tracked import Tracked
@@ -26,7 +27,6 @@ from surefoot.watch.wiring import compiled, moody, named, plain
 
 DENSE = 16  # steps whose data are all looked at
 CLOSELY = 32  # steps that are all watched closely; of later ones some are, and of the others only the loss
-WAITING = 64  # losses that backward has not reached
 MANY = 64  # tensors; the norms of more are worked out only where a step is looked at
 OF_PAIRS = (nn.MarginRankingLoss, nn.CosineEmbeddingLoss, nn.TripletMarginLoss, nn.TripletMarginWithDistanceLoss)
 KEPT = 8  # batches that are kept to try things out on
@@ -70,8 +70,8 @@ class Collector:
         self._data_due = Due(every=256, growth=1.4, first=DENSE)
         self._close_due = Due(every=128, growth=1.25, first=CLOSELY)
         self._light, self._until = Light(), 0
-        self._open: list[Passed] = []  # passes since the last step that may lead to the next one
-        self._fresh, self._backwards, self._scaled, self._looking = True, 0, False, False
+        self._passes = Passes(self._backward_begins, self._show, guard)
+        self._scaled = self._looking = False
         self._within = False  # a step that calls a closure for its gradients
         self._inputs: Any = None
         self._norms: list[Tensor | float] = []
@@ -84,7 +84,7 @@ class Collector:
             self._handles.append(self.criterion.register_forward_hook(self._compared, with_kwargs=True))
         for each in self.tracked:
             if not self._light.on:
-                each.attach(self._reached)
+                each.attach(self._passes.reached)
             self._handles.append(each.optimizer.register_step_pre_hook(self._before_step(each)))
             self._handles.append(each.optimizer.register_step_post_hook(self._after_step(each)))
         self.glance.prepare(self.step)
@@ -93,7 +93,8 @@ class Collector:
         """Remove all hooks, and read what is unread."""
         self.remove()
         self.settle()
-        self._open, self._inputs = [], None
+        self._passes.take()
+        self._inputs = None
         self._light.forget()
 
     def remove(self) -> None:
@@ -164,37 +165,16 @@ class Collector:
             one.loss = loss.detach() if isinstance(loss, Tensor) else loss
             self._evaluated(one, own=torch.is_grad_enabled() or self._validations.peeked(inputs))
             return
-        last = self._open[-1] if self._open else None
-        if criterion is None and last is not None and not last.fired and last.criterion is not None:
-            self._open.pop()  # the user says more of the same pass
-            last.fired = True
-            one.criterion = last.criterion
-        self._follow(one)
-        self._open.append(one)
-        one.loss = number(loss)
-        one.outputs = outputs.detach() if isinstance(outputs, Tensor) else None
-        if len(self._open) > WAITING and not self._open[0].fired:
-            self._evaluated(self._open.pop(0))
+        if self.glance.on and not one.large:
+            self.kept.append(one.batch())
+        forgotten = self._passes.add(one, looked=self.glance.on)
+        if forgotten is not None:
+            self._evaluated(forgotten)
 
     def _evaluated(self, one: Passed, own: bool = True) -> None:
         """A pass that leads to no step."""
         self._validations.add(one, self.step, self.validating, own)
         self._light.left = 0
-
-    def _follow(self, one: Passed) -> None:
-        """See whether backward reaches a pass, and with what."""
-        if self._open and self._open[-1].fired:
-            self._fresh = True
-        one.loss.register_hook(self._fires(one))
-        if self.glance.on:
-            if not one.large:
-                self.kept.append(one.batch())
-            self._show(one, None)
-            if isinstance(one.outputs, Tensor) and one.outputs.requires_grad:
-                one.outputs.register_hook(self._slopes(one))
-
-    def _slopes(self, one: Passed) -> Callable[[Tensor], None]:
-        return lambda slope: self._guard(self._show, one, slope)
 
     def _show(self, one: Passed, slope: Tensor | None) -> None:
         self._looking = True
@@ -203,29 +183,14 @@ class Collector:
         finally:
             self._looking = False
 
-    def _fires(self, one: Passed) -> Callable[[Tensor], None]:
-        def fires(gradient: Tensor) -> None:
-            if one.fired:
-                return
-            one.fired, one.weight = True, number(gradient) if gradient.numel() == 1 else None
-            if self._fresh:
-                self._fresh = False
-                self._guard(self._backward_begins, one)
-
-        return fires
-
-    def _reached(self) -> None:
-        self._fresh = True
-
     def _backward_begins(self, one: Passed) -> None:
         counts = self.signals.counts
         counts.backwards += 1
-        self._backwards += 1
         if self._moody and not one.training:
             counts.add("in_eval_mode", self.step)
         if isinstance(one.weight, float):
             self._scaled = abs(one.weight) > 1.5
-        if self._within and self._backwards > 1:
+        if self._within and self._passes.begun > 1:
             return  # a closure that is called many times clears and moves as it likes
         for each in self.tracked:
             each.begins(counts, self.step, self._scaled)
@@ -301,11 +266,11 @@ class Collector:
             self._validations.end(self.step)
         self._pace.ends(counts=not validated)
         self.step += 1
-        passes, self._open = self._open, []
+        passes, begun = self._passes.take()
         lr, norm, clip = self._rates()
-        self._unread.add(self.step, passes, lr, norm, self._backwards, clip)
+        self._unread.add(self.step, passes, lr, norm, begun, clip)
         self.signals.counts.closely += 1
-        regular = len(passes) == self._backwards and not (self._within and len(passes) > 1)
+        regular = len(passes) == begun and not (self._within and len(passes) > 1)
         self._light.usual = len(passes) if regular else 0
         self._light.keep = bool(passes) and not passes[-1].large
         if passes and self._data_due(self.step - 1):
@@ -315,7 +280,7 @@ class Collector:
             waited = self._pace.share()
             if waited is not None:
                 self.signals.waits.append(waited)
-        self._backwards, self._fresh, self._norms = 0, True, []
+        self._norms = []
         self._go_on()
 
     def _end_light(self) -> None:
@@ -355,7 +320,7 @@ class Collector:
             light.begin(self._until - self.step)
         if light.on != was:
             for each in self.tracked:
-                each.detach() if light.on else each.attach(self._reached)
+                each.detach() if light.on else each.attach(self._passes.reached)
 
     def _rates(self) -> tuple[float, Tensor | float, float]:
         """The largest learning rate, the gradient's norm and the clip factor of this step, NaN where not known."""
@@ -387,11 +352,9 @@ class Collector:
         batches.train.add_targets(one.targets)
 
     def _sort_out(self) -> None:
-        """Keep of the open passes those that backward has reached."""
-        for one in (*self._light.pending(), *self._open):
-            if not one.fired:
-                self._evaluated(one)
-        self._open = [one for one in self._open if one.fired]
+        """Passes that backward has not reached lead to no step."""
+        for one in (*self._light.pending(), *self._passes.left()):
+            self._evaluated(one)
 
     def validated(self, loss: float, metric: float, higher_is_better: bool) -> None:
         """The user says what a validation gave."""
