@@ -15,6 +15,7 @@ from surefoot.watch.picks import Floats, Mask
 from surefoot.watch.signals import Counts, Look, Signals
 
 NAN = float("nan")
+ROUND = 8  # steps after which a validation comes at the end of an epoch, and is no trial run
 POOL = 16.0  # items
 FAR_OFF = 4.0  # times the loss of outputs of 0
 SPIKE = 8.0  # sizes of the usual jump
@@ -297,6 +298,12 @@ class Reading:
         low, high = np.maximum(known - 1, 0) // 2, np.minimum(known // 2, len(table) - 1)
         with np.errstate(invalid="ignore"):
             return (np.take_along_axis(table, low[None], 0) + np.take_along_axis(table, high[None], 0))[0] / 2
+
+    @property
+    def seen_all(self) -> bool:
+        """Whether the training data have been seen once: an epoch, as far as one can tell."""
+        validated = any(v.step >= ROUND for v in self.signals.validations.items)
+        return self.over or "epoch" in self.facts or validated
 
     @cached_property
     def lrs(self) -> Floats:

@@ -214,7 +214,7 @@ class Watch:
 
     def _stepped(self, step: int) -> None:
         since, self._judged = self._judged, step
-        known = len(self._facts) + len(self._collector.signals.counts.first)
+        known = self._signs()
         if known > self._known:  # a fact is told soon; some must be seen several times
             self._known, self._news = known, SOON
         due = self._judge_due.next(max(since + 1, LEAST)) <= step
@@ -222,6 +222,14 @@ class Watch:
         if due or self._news:
             self._news = max(0, self._news - 1)
             self._judge()
+
+    def _signs(self) -> int:
+        """How much there is that facts may rest on."""
+        signals = self._collector.signals
+        facts, validations = signals.facts, min(len(signals.validations), SOON)
+        missing = sum(bool(names) for key, names in facts.items() if key.startswith("without "))
+        seen = len(self._facts) + len(signals.counts.first)
+        return seen + validations + missing + bool(facts.get("symmetric")) + ("epoch" in facts)
 
     def _judge(self, over: bool = False) -> None:
         collector = self._collector

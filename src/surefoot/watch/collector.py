@@ -286,9 +286,10 @@ class Collector:
     def _end_light(self) -> None:
         """Steps that were not watched closely are to be read, a validation is over, or it is time to watch again."""
         self._read_light()
-        if self._validations.under_way:
+        validated = self._validations.under_way
+        if validated:
             self._validations.end(self.step - 1)
-        if self.step < self._until:
+        if self.step < self._until and not validated:
             self._light.begin(self._until - self.step)
         else:
             self._go_on()

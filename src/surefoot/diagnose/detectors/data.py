@@ -26,9 +26,8 @@ SHIFT, STRETCH = 1.0, 3.0  # standard deviations, and ratios of them, between tr
 def labels_constant(r: Reading) -> Iterator[Claim]:
     """One value only in all targets."""
     data = r.signals.batches.train
-    seen_all = r.over or "epoch" in r.facts
     items = sum(size for size, _ in data.batches.items)
-    if len(data.batches) < 3 or items < 16 or not seen_all:
+    if len(data.batches) < 3 or items < 16 or not r.seen_all:
         return
     one_class = data.kind == "classes" and len(data.classes) == 1
     one_value = data.kind == "numbers" and data.targets.count > 1 and data.targets.low == data.targets.high
@@ -149,14 +148,15 @@ def train_val(r: Reading) -> Iterator[Claim]:
                 symptom=seen,
                 certain=True,
             )
-    elif train.kind == "classes" and val.kind == "classes" and sum(val.classes.values()) >= 64 and "epoch" in r.facts:
+    elif train.kind == "classes" and val.kind == "classes" and sum(val.classes.values()) >= 64 and r.seen_all:
         new = sum(n for value, n in val.classes.items() if value not in train.classes)
         share = new / sum(val.classes.values())
         ours, theirs = sum(train.classes.values()), sum(val.classes.values())
         every = train.classes.keys() | val.classes.keys()
         gap = sum(abs(train.classes.get(c, 0) / ours - val.classes.get(c, 0) / theirs) for c in every) / 2
         chance = 3 * (len(every) / min(ours, theirs)) ** 0.5  # what two samples of one source may differ by
-        if (share > 0.02 and len(train.classes) < 100) or (gap > max(LABEL_GAP, chance) and len(every) < 50):
+        enough = ours >= 20 * len(every)  # else rare classes are new by chance
+        if (share > 0.02 and enough and len(train.classes) < 100) or (gap > max(LABEL_GAP, chance) and len(every) < 50):
             yield Claim(
                 "train-val-mismatch",
                 "warning",
