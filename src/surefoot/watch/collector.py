@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from surefoot.optim.places import modules
 from surefoot.watch.due import Due
 from surefoot.watch.glance import Glance
-from surefoot.watch.light import Light
+from surefoot.watch.light import HELD, Light
 from surefoot.watch.pace import Pace
 from surefoot.watch.passed import NAN, Passed, number
 from surefoot.watch.passes import Passes
@@ -272,7 +272,7 @@ class Collector:
         self.signals.counts.closely += 1
         regular = len(passes) == begun and not (self._within and len(passes) > 1)
         self._light.usual = len(passes) if regular else 0
-        self._light.keep = bool(passes) and not passes[-1].large
+        self._light.keep = bool(passes) and passes[-1].elements <= HELD
         if passes and self._data_due(self.step - 1):
             self._note_data(passes[-1])
         if self.glance.wanted:

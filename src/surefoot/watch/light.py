@@ -11,6 +11,7 @@ from torch import Tensor
 from surefoot.watch.passed import Passed, numbers
 
 MOST = 32  # steps that are read together: their losses may be on a device, and their batches are held on to until then
+HELD = 1 << 18  # elements of a batch beyond which it is not held on to
 
 
 class Light:

@@ -36,8 +36,13 @@ class Passed:
     noted: bool = False
 
     @property
+    def elements(self) -> int:
+        """How many numbers its batch has."""
+        return sum(t.numel() for tree in (self.inputs, self.targets) for _, t in tensors(tree))
+
+    @property
     def large(self) -> bool:
-        return sum(t.numel() for tree in (self.inputs, self.targets) for _, t in tensors(tree)) > LARGE
+        return self.elements > LARGE
 
     def batch(self) -> tuple[Any, Any]:
         """A copy of inputs and targets."""
