@@ -75,8 +75,10 @@ def _values(outputs: Any, targets: Any) -> dict[str, float]:
         return {}
     z, y = outputs.detach().float(), targets.detach()
     if not y.is_floating_point():
-        fits = z.ndim > 1 and y.shape == z.shape[:1] + z.shape[2:] and int(y.min()) >= 0 and int(y.max()) < z.shape[1]
-        return {kind: float(loss(z, y.long())) for kind, loss in CLASSES.items()} if fits and y.numel() else {}
+        if z.ndim < 2 or not y.numel() or y.shape != z.shape[:1] + z.shape[2:]:
+            return {}
+        inside = int(y.min()) >= 0 and int(y.max()) < z.shape[1]
+        return {kind: float(loss(z, y.long())) for kind, loss in CLASSES.items()} if inside else {}
     if y.shape != z.shape or not z.numel():
         return {}
     y = y.float()
