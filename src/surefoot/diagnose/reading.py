@@ -299,6 +299,11 @@ class Reading:
         with np.errstate(invalid="ignore"):
             return (np.take_along_axis(table, low[None], 0) + np.take_along_axis(table, high[None], 0))[0] / 2
 
+    @cached_property
+    def validated(self) -> list[float]:
+        """The finite losses of validations."""
+        return [v.loss for v in self.signals.validations.items if math.isfinite(v.loss)]
+
     @property
     def seen_all(self) -> bool:
         """Whether the training data have been seen once: an epoch, as far as one can tell."""

@@ -64,7 +64,7 @@ class Collector:
         self._named = named(model)
         self.glance = Glance(model, self._named, self.signals, inner=not compiled(model))
         self._validations = Validations(self.signals, self._moody)
-        self._unread = Unread(self.signals, self._broken)
+        self._unread = Unread(self.signals, self._odd)
         self._pace = Pace()
         self._look_at, self._stepped, self._guard = look_at, stepped, guard
         self._data_due = Due(every=256, growth=1.4, first=DENSE)
@@ -336,8 +336,8 @@ class Collector:
                 norm, clip = last.grad_norm, last.clip_factor
         return lr, norm, clip
 
-    def _broken(self, one: Passed) -> None:
-        """The loss of a pass is no finite number."""
+    def _odd(self, one: Passed) -> None:
+        """The loss of a pass is out of the ordinary."""
         self._note_data(one)
         self._until = self.step  # from now on closely
 

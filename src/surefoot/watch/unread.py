@@ -19,11 +19,11 @@ class Unread:
     """Takes the numbers of steps, and writes them to the signals when they are read; at once, if none is on a device.
 
     Args:
-        broken: is shown the pass of a step whose loss is no finite number
+        odd: is shown the pass of a step whose loss is no finite number, or far larger than those before
     """
 
-    def __init__(self, signals: Signals, broken: Callable[[Passed], None]) -> None:
-        self.signals, self._broken = signals, broken
+    def __init__(self, signals: Signals, odd: Callable[[Passed], None]) -> None:
+        self.signals, self._odd = signals, odd
         self._usual = NAN  # the size of recent losses
         self._steps: list[tuple[int, Sequence[Passed], float, Tensor | float, int, float]] = []
 
@@ -64,7 +64,7 @@ class Unread:
             return
         self.signals.counts.add("broken_losses", step.step)
         if self.signals.counts.broken_losses <= BROKEN:
-            self._broken(last())
+            self._odd(last())
 
     def _note_leap(self, step: Step, last: Callable[[], Passed]) -> None:
         """Look at the data of a step whose loss is far larger than those before."""
@@ -72,7 +72,7 @@ class Unread:
         leaps: list[int] = self.signals.facts.setdefault("leaps", [])
         if size > LEAP * self._usual and step.step > EARLY and len(leaps) < MOST_LEAPS:
             leaps.append(step.step)
-            self._broken(last())
+            self._odd(last())
         else:
             self._usual = size if self._usual != self._usual else 0.9 * self._usual + 0.1 * size
 

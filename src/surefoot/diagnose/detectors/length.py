@@ -66,7 +66,7 @@ def unlearnable(r: Reading) -> Iterator[Claim]:
     if r.steps < 60 or not math.isfinite(r.base) or not len(r.ratios):
         return
     if learnt_by_heart(r):
-        lowest = min(v.loss for v in r.signals.validations.items if math.isfinite(v.loss))
+        lowest = min(r.validated)
         yield Claim(
             "data-unlearnable",
             "critical",
@@ -75,8 +75,7 @@ def unlearnable(r: Reading) -> Iterator[Claim]:
         return
     noise = r.early_agreement < NOISE and r.early_overshoot < 2 * NOISE
     noise = noise or (r.agreement < 0 and r.overshoot < 0 and r.usual < 0.02)  # what was common to all items is learnt
-    losses = [v.loss for v in r.signals.validations.items if math.isfinite(v.loss)]
-    noise = noise or (len(losses) >= 3 and min(losses) > 0.97 * r.base > 0)
+    noise = noise or (len(r.validated) >= 3 and min(r.validated) > 0.97 * r.base > 0)
     if (
         abs(r.now) < 2 * seen.NOTHING
         and r.learned < 0.15
@@ -99,7 +98,7 @@ def unlearnable(r: Reading) -> Iterator[Claim]:
 
 def learnt_by_heart(r: Reading) -> bool:
     """Whether validation has never been better than the base rate, while the training loss went below it."""
-    losses = [v.loss for v in r.signals.validations.items if math.isfinite(v.loss)]
+    losses = r.validated
     return (
         len(losses) >= 3 and min(losses) > 0.92 * r.base > 0 and r.now > 0.05 and r.largest > 1.5e-3 and r.steps >= 60
     )

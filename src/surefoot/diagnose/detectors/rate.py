@@ -37,10 +37,10 @@ def too_high(r: Reading) -> Iterator[Claim]:
 
 
 def beyond(r: Reading) -> Iterator[Claim]:
-    """Steps that end beyond the bottom from the first ones on, and a loss that has come to rest far up."""
+    """First steps that end beyond the bottom, and a loss that has come to rest far up."""
     overshoots = r.early_overshoot < BEYOND and r.largest > HIGH / 2
     if r.steps >= 30 and overshoots and 0.1 < r.now < 0.5 and not seen.falling(r):
-        yield Claim("lr-too-high", "info", (Evidence("overshoot", r.overshoot, BEYOND),
+        yield Claim("lr-too-high", "info", (Evidence("overshoot", r.early_overshoot, BEYOND),
                     Evidence("update_ratio", r.largest), Evidence("loss", r.level)))  # fmt: skip
 
 
